@@ -1,0 +1,1 @@
+"""Measuring: workloads, and the comparison of direct and proxied."""

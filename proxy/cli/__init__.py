@@ -1,0 +1,31 @@
+"""The command line: one file per sub-command, each registered here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from proxy import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pilotlight {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _pilotlight(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A reverse proxy beside Ollama: models stay resident, first tokens come sooner."""
+
+
+def main() -> None:
+    """Run the program; the exit code is 2 for settings that cannot be used."""
+    app()

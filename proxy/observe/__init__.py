@@ -1,0 +1,1 @@
+"""What happened to each request: timeline, metrics, logs, recent requests, statistics."""

@@ -1,0 +1,1 @@
+"""The listening port, the admin port and the life of the process."""

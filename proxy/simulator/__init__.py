@@ -1,0 +1,1 @@
+"""A simulated Ollama, for trying things without a model or a GPU."""
