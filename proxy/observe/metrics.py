@@ -1,0 +1,335 @@
+"""The only user of ``prometheus_client``: what happened, in; the exposition, out.
+
+What must live here: how an event becomes series. Which text may be a label is ``labels``, what families there are is
+``families``, a model's own children are ``series``. Methods are called on the event loop and none of them waits;
+``encode`` is for a thread, since a page of 200 histogram children takes 40 ms to write. Whatever label a caller passes,
+a value outside its closed list becomes ``other`` (or the list's general value), so that no caller can add series.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from proxy import __version__
+from proxy.observe import labels
+from proxy.observe.families import Families
+from proxy.observe.labels import OTHER, ModelLabels, code_class, one_of
+from proxy.observe.series import ModelSeries
+from proxy.observe.timeline import Outcome, Phase, parts, start, total_s, ttft_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client import Metric
+    from prometheus_client.registry import Collector
+
+    from proxy.observe.timeline import Timeline
+
+_LONGEST_ROUTE = 64
+_MOST_ROUTES = 64
+
+
+class Running(NamedTuple):
+    """One row of ``/api/ps``; ``expires_unix`` is ``None`` where it is not told."""
+
+    name: str
+    size_bytes: int
+    vram_bytes: int
+    expires_unix: float | None
+
+
+class Metrics:
+    """Counts for one application, on a registry of its own.
+
+    Args:
+        known_models: Names from the settings. Their series exist from the start, so that ``rate()`` sees zeros.
+        registry: For tests that want to look inside; a fresh one otherwise.
+        model_limit: How many models may have series of their own at the same time.
+    """
+
+    def __init__(
+        self, known_models: Iterable[str] = (), registry: CollectorRegistry | None = None, model_limit: int = 20
+    ) -> None:
+        self._registry = CollectorRegistry(auto_describe=False) if registry is None else registry
+        self._families = Families(self._registry)
+        self._labels = ModelLabels(known_models, model_limit)
+        self._models: dict[str, ModelSeries] = {}
+        self._routes: set[str] = set()
+        self._running: set[str] = set()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._precreate()
+
+    def __repr__(self) -> str:
+        return f"<Metrics {self._labels!r}>"
+
+    # --- calls ---
+
+    def call_started(self, endpoint: str) -> None:
+        """An inference call arrived. Each is answered by one ``call_finished``."""
+        self._families.in_progress.labels(_endpoint(endpoint)).inc()
+
+    def call_finished(self, t: Timeline) -> str:
+        """Count a finished inference call, whatever became of it.
+
+        Returns:
+            The model's label, for statistics that must be bounded in the same way.
+        """
+        families = self._families
+        endpoint = _endpoint(t.endpoint)
+        # Ollama said that there is no such model: not even a known name is a label then, it is about to vanish.
+        label = self.model_label("" if t.status == 404 else t.model)
+        if t.status == 404:
+            families.label_overflow.labels("model").inc()
+        series = self._series(label)
+        exemplar = {"trace_id": t.trace_id[:64]} if t.trace_id else None
+        families.in_progress.labels(endpoint).dec()
+        series.call(endpoint, t.outcome).inc()
+        whole_s = total_s(t)
+        if whole_s is not None:
+            series.duration.observe(whole_s, exemplar)
+        if t.first_byte is not None:
+            families.ttfb.labels(endpoint).observe(max(0.0, t.first_byte - t.received))
+        if t.incomplete:
+            self.incomplete(endpoint)
+        self._observe_first_token(t, series, exemplar)
+        self._observe_final_record(t, series, endpoint)
+        return label
+
+    def chunk_gap(self, model: str) -> Callable[[float], None]:
+        """What takes the seconds between two content chunks; ask once per request, call for every chunk."""
+        return self._series(self._labels.of(model)).gap.observe
+
+    def incomplete(self, endpoint: str) -> None:
+        """A reply ended without its final record. ``call_finished`` calls this for what is marked so."""
+        self._families.incomplete.labels(_endpoint(endpoint)).inc()
+
+    # --- other requests, and what the relay did ---
+
+    def http_request(self, route: str, method: str, status: int) -> None:
+        """A finished request that is no inference. ``route`` is a template, never the caller's path."""
+        if route not in self._routes:
+            if len(self._routes) >= _MOST_ROUTES or len(route) > _LONGEST_ROUTE or not route.isprintable():
+                route = OTHER
+                self._families.label_overflow.labels("route").inc()
+            self._routes.add(route)
+        method = one_of(method, labels.METHODS)
+        self._families.http_requests.labels(route, method, code_class(status)).inc()
+
+    def disconnect(self, phase: str) -> None:
+        """A client left. ``Observer.finish`` calls this for what the timeline says."""
+        self._families.disconnects.labels(one_of(phase, tuple(Phase), Phase.WAITING)).inc()
+
+    def rewrite(self, rule: int | str, applied: bool) -> None:
+        """A decision about rewriting: the number of the generate-to-chat rule, or keep_alive, options, stream."""
+        name = f"generate_{rule}" if isinstance(rule, int) else rule
+        action = "applied" if applied else "skipped"
+        self._families.rewrites.labels(one_of(name, labels.REWRITE_RULES), action).inc()
+
+    def overhead(self, phase: str, seconds: float) -> None:
+        """Time of our own: ``request`` until the request was sent, ``first_chunk`` for the first token."""
+        self._families.overhead.labels(one_of(phase, labels.OVERHEAD_PHASES, "request")).observe(max(0.0, seconds))
+
+    def waiting(self, change: int, priority: str = "normal") -> None:
+        """Requests began (1) or ceased (-1) to wait in the proxy. So far they wait for shared loads only."""
+        self._families.queue_size.labels(one_of(priority, labels.PRIORITIES, "normal")).inc(change)
+
+    def prompt_cut(self, model: str) -> None:
+        self._families.prompts_cut.labels(self.model_label(model)).inc()
+
+    # --- upstream ---
+
+    def upstream_up(self, up: bool) -> None:
+        self._families.upstream_up.set(1 if up else 0)
+
+    def upstream_error(self, kind: str) -> None:
+        """A failure of Ollama or of the way to it: connect, reset, timeout, http_5xx, protocol."""
+        self._families.upstream_errors.labels(one_of(kind, labels.ERROR_KINDS)).inc()
+
+    def upstream_retry(self, ok: bool) -> None:
+        self._families.upstream_retries.labels("ok" if ok else "failed").inc()
+
+    def connections(self, idle: int, busy: int) -> None:
+        self._families.connections.labels("idle").set(idle)
+        self._families.connections.labels("busy").set(busy)
+
+    def cache_lookup(self, cache: str, hit: bool) -> None:
+        """A look-up in what is remembered of ``/api/show`` (show) or ``/api/tags`` (models)."""
+        family = self._families.cache_hits if hit else self._families.cache_misses
+        family.labels(one_of(cache, labels.CACHES)).inc()
+
+    # --- residency ---
+
+    def running(self, models: Iterable[Running | tuple[str, int, int, float | None]]) -> None:
+        """What ``/api/ps`` lists now: rows of name, size, bytes in VRAM, and when it expires."""
+        rows = [Running(*row) for row in models]
+        self.know_models(row.name for row in rows)
+        families = self._families
+        now: set[str] = set()
+        for row in rows:
+            label = self.model_label(row.name)
+            if label == OTHER:
+                continue
+            now.add(label)
+            families.loaded.labels(label).set(1)
+            families.size.labels(label).set(row.size_bytes)
+            families.vram.labels(label).set(row.vram_bytes)
+            if row.expires_unix is not None:
+                families.expires.labels(label).set(row.expires_unix)
+        for label in self._running - now:
+            families.loaded.labels(label).set(0)
+            # A size or an expiry of something that is not loaded would only mislead.
+            for family in (families.size, families.vram, families.expires):
+                family.remove(label)
+        self._running = now
+
+    def reload(self, model: str, cause: str) -> None:
+        cause = one_of(cause, labels.RELOAD_CAUSES, "unknown")
+        self._families.reloads.labels(self.model_label(model), cause).inc()
+
+    def reload_avoided(self, model: str, option: str) -> None:
+        option = one_of(option, labels.RUNNER_OPTIONS)
+        self._families.reloads_avoided.labels(self.model_label(model), option).inc()
+
+    def preload(self, model: str, result: str) -> None:
+        """A load made by the proxy ended: ok or failed."""
+        result = one_of(result, labels.PRELOAD_RESULTS, "failed")
+        self._families.preloads.labels(self.model_label(model), result).inc()
+
+    def model_failed(self, model: str, reason_kind: str) -> None:
+        """A kept model cannot be resident, for this reason; an empty one takes it back."""
+        label = self.model_label(model)
+        self._families.failed.remove_by_labels({"model": label})
+        if reason_kind:
+            self._families.failed.labels(label, one_of(reason_kind, labels.FAILURE_REASONS)).set(1)
+
+    # --- which models there are ---
+
+    def know_models(self, names: Iterable[str]) -> None:
+        """Ollama has these, says ``/api/tags`` or ``/api/ps``: they may become labels."""
+        self._labels.know(names)
+
+    def forget_models(self, names: Iterable[str]) -> None:
+        """These left ``/api/tags``: their series go, those of configured models apart."""
+        for label in self._labels.forget(names):
+            self._families.remove_model(label)
+            self._models.pop(label, None)
+            self._running.discard(label)
+
+    def model_label(self, name: str) -> str:
+        """The label for a caller's model name; one that may not be a label is counted and becomes ``other``."""
+        label = self._labels.of(name) if name else OTHER
+        if label == OTHER and name:
+            self._families.label_overflow.labels("model").inc()
+        return label
+
+    # --- the proxy itself ---
+
+    def loop_lag(self, seconds: float) -> None:
+        self._families.loop_lag.observe(seconds)
+
+    def log_suppressed(self) -> None:
+        self._families.log_suppressed.inc()
+
+    def encode(self, accept: str = "") -> tuple[bytes, str]:
+        """Write the page; call it in a thread.
+
+        Args:
+            accept: The request's Accept header: OpenMetrics where it is asked for, else the text format.
+
+        Returns:
+            The page and its content type.
+        """
+        encoder, content_type = choose_encoder(accept)
+        return encoder(_WithoutCreated(self._registry)), content_type
+
+    # --- inside ---
+
+    def _series(self, label: str) -> ModelSeries:
+        series = self._models.get(label)
+        if series is None:
+            series = self._models[label] = ModelSeries(self._families, label)
+        return series
+
+    def _observe_first_token(self, t: Timeline, series: ModelSeries, exemplar: dict[str, str] | None) -> None:
+        if t.sent is not None:
+            self.overhead("request", t.sent - t.received - t.queue_s - t.load_wait_s)
+        whole_s, split = ttft_s(t), parts(t)
+        if whole_s is None or split is None:
+            return
+        series.first_token(start(t)).observe(whole_s, exemplar)
+        series.queue.observe(split.queue)
+        series.load.observe(split.load)
+        series.prompt.observe(split.prompt)
+        series.proxy.observe(split.proxy)
+        series.other.observe(split.other)
+        if t.token_read is not None and t.first_token is not None:
+            self.overhead("first_chunk", t.first_token - t.token_read)
+
+    def _observe_final_record(self, t: Timeline, series: ModelSeries, endpoint: str) -> None:
+        if t.load_duration_s is not None:
+            series.load_duration.observe(t.load_duration_s)
+        if t.prompt_eval_duration_s is not None:
+            series.prompt_eval.observe(t.prompt_eval_duration_s)
+        if t.prompt_eval_count is not None:
+            series.tokens_in.inc(t.prompt_eval_count)
+            self._tokens_in.observe(t.prompt_eval_count)
+        if t.eval_count is not None:
+            series.tokens_out.inc(t.eval_count)
+            self._tokens_out.observe(t.eval_count)
+            if t.eval_duration_s is not None and t.eval_count > 0:
+                series.per_token.observe(t.eval_duration_s / t.eval_count)
+        if t.outcome is Outcome.OK and endpoint not in labels.EMBEDDING_ENDPOINTS:
+            self._families.finished.labels(one_of(t.done_reason or "none", labels.DONE_REASONS)).inc()
+
+    def _precreate(self) -> None:
+        families = self._families
+        self._tokens_in = families.request_tokens.labels("input")
+        self._tokens_out = families.request_tokens.labels("output")
+        for family, values in (
+            (families.finished, labels.DONE_REASONS),
+            (families.in_progress, labels.ENDPOINTS),
+            (families.incomplete, labels.ENDPOINTS),
+            (families.ttfb, labels.ENDPOINTS),
+            (families.queue_size, labels.PRIORITIES),
+            (families.cache_hits, labels.CACHES),
+            (families.cache_misses, labels.CACHES),
+            (families.upstream_errors, labels.ERROR_KINDS),
+            (families.upstream_retries, labels.RETRY_OUTCOMES),
+            (families.connections, labels.CONNECTION_STATES),
+            (families.disconnects, tuple(Phase)),
+            (families.overhead, labels.OVERHEAD_PHASES),
+            (families.label_overflow, ("model", "route")),
+        ):
+            for value in values:
+                family.labels(value)
+        for rule in labels.REWRITE_RULES:
+            for action in labels.REWRITE_ACTIONS:
+                families.rewrites.labels(rule, action)
+        families.build_info.labels(__version__, platform.python_version(), aiohttp.__version__).set(1)
+        for label in (*self._labels.configured, OTHER):
+            self._series(label).precreate()
+
+
+class _WithoutCreated:
+    """A registry's families without ``_created`` samples, which double a page of counters and tell nothing here.
+
+    prometheus_client's own switch is a global of the whole process.
+    """
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+def _endpoint(endpoint: str) -> str:
+    return one_of(endpoint, labels.ENDPOINTS)

@@ -1,0 +1,114 @@
+"""Percentiles of the last calls, for ``/stats``.
+
+What must live here: bounded windows of measurements, and the arithmetic over them. Per model the last ``WINDOW`` calls
+count, however long ago they were; totals count from the start of the process. Prometheus has the long history.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+from proxy.observe.timeline import Start, start, total_s, ttft_s
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from proxy.observe.timeline import Timeline
+
+WINDOW = 1000
+"""Calls per model that percentiles are made of: enough for a P95 that rests on 50 values."""
+
+
+class Stats:
+    """Windows per model. The label comes from the metrics, whose rules bound how many there can be.
+
+    Args:
+        window: Calls per model.
+    """
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self._window = window
+        self._models: dict[str, _Window] = {}
+
+    def add(self, label: str, t: Timeline) -> None:
+        """Note a finished call."""
+        window = self._models.get(label)
+        if window is None:
+            window = self._models[label] = _Window(self._window)
+        window.add(t)
+
+    def keep_only(self, labels: Iterable[str]) -> None:
+        """Drop the windows of models that have no label any more."""
+        kept = set(labels)
+        for label in [label for label in self._models if label not in kept]:
+            del self._models[label]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Figures per model: counts since the start, and summaries of the window in seconds."""
+        return {"window": self._window, "models": {label: window.snapshot() for label, window in self._models.items()}}
+
+
+class _Window:
+    def __init__(self, size: int) -> None:
+        self._totals: deque[float] = deque(maxlen=size)
+        self._first_tokens: deque[tuple[float, Start]] = deque(maxlen=size)
+        self._calls = 0
+        self._outcomes: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
+
+    def add(self, t: Timeline) -> None:
+        self._calls += 1
+        self._outcomes[t.outcome.value] += 1
+        whole_s, first_s = total_s(t), ttft_s(t)
+        if whole_s is not None:
+            self._totals.append(whole_s)
+        if first_s is not None:
+            kind = start(t)
+            self._starts[kind.value] += 1
+            self._first_tokens.append((first_s, kind))
+
+    def snapshot(self) -> dict[str, Any]:
+        first_tokens = list(self._first_tokens)
+        return {
+            "calls": self._calls,
+            "outcomes": dict(self._outcomes),
+            "starts": dict(self._starts),
+            "ttft": summary([value for value, _ in first_tokens]),
+            "ttft_warm": summary([value for value, kind in first_tokens if kind is Start.WARM]),
+            "ttft_cold": summary([value for value, kind in first_tokens if kind is Start.COLD]),
+            "total": summary(self._totals),
+        }
+
+
+def summary(values: Iterable[float]) -> dict[str, float | int] | None:
+    """Count, mean, variance, percentiles and extremes of some seconds; ``None`` of nothing.
+
+    The variance is that of these values, not an estimate for others (divided by n). ``stddev_percent`` is the standard
+    deviation as a percentage of the mean.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    mean = math.fsum(ordered) / len(ordered)
+    variance = math.fsum((value - mean) ** 2 for value in ordered) / len(ordered)
+    return {
+        "count": len(ordered),
+        "mean_s": round(mean, 6),
+        "variance_s2": round(variance, 9),
+        "stddev_percent": round(100 * math.sqrt(variance) / mean, 2) if mean > 0 else 0.0,
+        "p50_s": round(percentile(ordered, 50), 6),
+        "p90_s": round(percentile(ordered, 90), 6),
+        "p95_s": round(percentile(ordered, 95), 6),
+        "min_s": round(ordered[0], 6),
+        "max_s": round(ordered[-1], 6),
+    }
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Linear interpolation between the two nearest of some sorted values; there is at least one."""
+    position = (len(ordered) - 1) * percent / 100
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
