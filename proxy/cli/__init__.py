@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
+from proxy.cli.check import check
+from proxy.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,6 +26,10 @@ def _pilotlight(
     ] = False,
 ) -> None:
     """A reverse proxy beside Ollama: models stay resident, first tokens come sooner."""
+
+
+app.command()(serve)
+app.command()(check)
 
 
 def main() -> None:

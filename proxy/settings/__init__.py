@@ -1,5 +1,6 @@
-"""Settings: what they are (``model``), and where their values come from (``sources``)."""
+"""Settings: what they are (``model``), where values come from (``sources``), what does not go together (``rules``)."""
 
+from proxy.settings.address import Address, parse_address
 from proxy.settings.model import (
     Defaults,
     EdgeSettings,
@@ -9,13 +10,17 @@ from proxy.settings.model import (
     RelaySettings,
     ResidencySettings,
     Rewrite,
+    RunnerOptions,
     Settings,
     ShutdownSettings,
     Upstream,
     WarmEntry,
 )
+from proxy.settings.rules import upstream_address, warnings
+from proxy.settings.sources import load, process_environ
 
 __all__ = [
+    "Address",
     "Defaults",
     "EdgeSettings",
     "KeepAlive",
@@ -24,8 +29,14 @@ __all__ = [
     "RelaySettings",
     "ResidencySettings",
     "Rewrite",
+    "RunnerOptions",
     "Settings",
     "ShutdownSettings",
     "Upstream",
     "WarmEntry",
+    "load",
+    "parse_address",
+    "process_environ",
+    "upstream_address",
+    "warnings",
 ]

@@ -1,0 +1,49 @@
+"""The options that more than one sub-command takes, and how they become settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proxy.errors import ConfigError
+from proxy.settings import Settings, load, process_environ
+
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as YAML.", show_default=False)]
+UpstreamUrl = Annotated[
+    str | None, typer.Option("--upstream", metavar="URL", help="Where Ollama listens.", show_default=False)
+]
+Listen = Annotated[
+    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the proxy.", show_default=False)
+]
+Admin = Annotated[
+    str | None, typer.Option("--admin", metavar="HOST:PORT", help="Address of the admin port.", show_default=False)
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="A further model to keep resident; repeatable.", show_default=False),
+]
+
+
+def flags(upstream: str | None, listen: str | None, admin: str | None, models: list[str] | None) -> dict[str, Any]:
+    """The given flags, nested as the settings are; a flag that was not given leaves no trace."""
+    given: dict[str, Any] = {}
+    if listen is not None:
+        given["listen"] = listen
+    if admin is not None:
+        given["admin"] = admin
+    if upstream is not None:
+        given["upstream"] = {"url": upstream}
+    if models:
+        given["models"] = [{"name": name} for name in models]
+    return given
+
+
+def load_or_exit(config: Path | None, given: dict[str, Any]) -> Settings:
+    """The settings; or one line on standard error that names the field, and exit code 2."""
+    try:
+        return load(config, process_environ(), given)
+    except ConfigError as error:
+        typer.echo(f"pilotlight: {error}", err=True)
+        raise typer.Exit(2) from None

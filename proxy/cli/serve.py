@@ -1,0 +1,22 @@
+"""``pilotlight serve``: the proxy."""
+
+from __future__ import annotations
+
+import typer
+
+from proxy.cli.options import Admin, Config, Listen, Models, UpstreamUrl, flags, load_or_exit
+
+
+def serve(
+    config: Config = None,
+    upstream: UpstreamUrl = None,
+    listen: Listen = None,
+    admin: Admin = None,
+    model: Models = None,
+) -> None:
+    """Run the proxy until it is told to stop."""
+    settings = load_or_exit(config, flags(upstream, listen, admin, model))
+    # Imported late: `pilotlight check` has no need of a web server.
+    from proxy.server.app import run
+
+    raise typer.Exit(run(settings))

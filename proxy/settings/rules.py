@@ -1,0 +1,93 @@
+"""Which settings do not go together: refused at start, or worth a warning.
+
+Pure functions over a complete ``Settings``. Each refusal names the field that the operator would change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxy.errors import ConfigError
+from proxy.settings.address import Address, is_loopback, is_same_place, parse_address
+from proxy.wire.durations import parse_keep_alive
+from proxy.wire.names import canonical, is_cloud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.settings.model import KeptModel, Settings
+
+
+def refuse_impossible(settings: Settings) -> None:
+    """Check what no field can check alone.
+
+    Raises:
+        ConfigError: Two settings contradict each other; names the one to change.
+    """
+    listen, admin = parse_address(settings.listen), parse_address(settings.admin)
+    if is_same_place(listen, admin):
+        raise ConfigError("admin", f"is the same place as listen ({settings.listen}); give it a port of its own")
+    upstream = upstream_address(settings.upstream.url)
+    for name, address in (("listen", listen), ("admin", admin)):
+        if is_same_place(address, upstream):
+            raise ConfigError("upstream.url", f"{settings.upstream.url} is the proxy itself ({name} is {address})")
+    _refuse_repeated_names(settings.models)
+    for index, model in enumerate(settings.models):
+        _refuse_impossible_model(f"models.{index}", model, settings)
+
+
+def upstream_address(url: str) -> Address:
+    """Host and port that ``upstream.url`` leads to, with the scheme's own port where it names none."""
+    parts = urlsplit(url)
+    return Address(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def _refuse_repeated_names(models: tuple[KeptModel, ...]) -> None:
+    seen: dict[str, int] = {}
+    for index, model in enumerate(models):
+        first = seen.setdefault(canonical(model.name), index)
+        if first != index:
+            raise ConfigError(
+                f"models.{index}.name", f"{model.name} is listed twice (models.{first} is {models[first].name})"
+            )
+
+
+def _refuse_impossible_model(field: str, model: KeptModel, settings: Settings) -> None:
+    if parse_keep_alive(model.keep_alive) == 0:
+        raise ConfigError(f"{field}.keep_alive", "0 unloads the model after each request, so it cannot be kept")
+    num_ctx = model.options.get("num_ctx")
+    if num_ctx is not None and model.max_num_ctx is not None and model.max_num_ctx < num_ctx:
+        raise ConfigError(f"{field}.max_num_ctx", f"{model.max_num_ctx} is less than options.num_ctx ({num_ctx})")
+    if model.long_prompts == "grow" and settings.rewrite.client_options == "enforce":
+        raise ConfigError(
+            f"{field}.long_prompts", "grow needs a num_ctx that can change; rewrite.client_options: enforce forbids it"
+        )
+    for index, entry in enumerate(model.warm):
+        if not entry.system and not entry.tools:
+            raise ConfigError(f"{field}.warm.{index}", "has neither a system prompt nor tools")
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """One line for each thing that works but is probably not what was meant."""
+    for index, model in enumerate(settings.models):
+        field = f"models.{index} ({model.name})"
+        slots = settings.ollama_num_parallel
+        if len(model.warm) > slots:
+            yield (
+                f"{field}: {len(model.warm)} warm entries, but {slots} slot(s) in Ollama; one slot holds one prefix: "
+                "they push each other out. Keep the most used, or raise OLLAMA_NUM_PARALLEL for Ollama and proxy alike"
+            )
+        if model.warm and not settings.residency.warmup:
+            yield f"{field}: its warm entries are not read, because residency.warmup is off"
+        if (seconds := parse_keep_alive(model.keep_alive)) is not None and seconds < settings.residency.check_every_s:
+            yield (
+                f"{field}: keep_alive is {seconds:g} s, shorter than residency.check_every_s "
+                f"({settings.residency.check_every_s:g} s): it will be unloaded and loaded again and again"
+            )
+        if is_cloud(model.name):
+            yield f"{field}: runs in the cloud, so there is nothing to keep resident"
+    for name in ("listen", "admin"):
+        address = parse_address(getattr(settings, name))
+        if not is_loopback(address.host):
+            yield f"{name}: {address} can be reached from other machines, and this version asks nobody for a key"
