@@ -18,7 +18,7 @@ from proxy.settings.sizes import format_size, parse_size
 from proxy.wire.durations import parse_keep_alive
 
 # Ollama reads whole numbers into Go's int, but a runner holds them in 32 bits.
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 def _refuse_bool(value: object) -> object:
@@ -72,12 +72,12 @@ class RunnerOptions(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
-    num_ctx: Annotated[Count, Field(ge=1, le=_INT32_MAX)]
-    num_batch: Annotated[Count, Field(ge=1, le=_INT32_MAX)]
-    num_gpu: Annotated[Count, Field(ge=-1, le=_INT32_MAX)]
-    main_gpu: Annotated[Count, Field(ge=0, le=_INT32_MAX)]
+    num_ctx: Annotated[Count, Field(ge=1, le=INT32_MAX)]
+    num_batch: Annotated[Count, Field(ge=1, le=INT32_MAX)]
+    num_gpu: Annotated[Count, Field(ge=-1, le=INT32_MAX)]
+    main_gpu: Annotated[Count, Field(ge=0, le=INT32_MAX)]
     use_mmap: bool
-    num_thread: Annotated[Count, Field(ge=0, le=_INT32_MAX)]
+    num_thread: Annotated[Count, Field(ge=0, le=INT32_MAX)]
 
 
 class Part(BaseModel):
@@ -122,7 +122,7 @@ class KeptModel(Part):
     max_num_ctx: Count | None = Field(
         None,
         ge=1,
-        le=_INT32_MAX,
+        le=INT32_MAX,
         description="Tokens of context up to which a client's request can make it grow; "
         "empty: as many as the model was trained with.",
     )
