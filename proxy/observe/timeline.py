@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 COLD_LOAD_S = 0.1
 """A longer ``load_duration`` means that the model was loaded for this request; a resident one reports 1 to 3 ms."""
 
-_TICKS_PER_S = 1 << 30
-"""Durations are whole numbers of 2**-30 s (0.93 ns), which floats add and subtract without any rounding."""
+_TICKS_PER_S = 1 << 27
+"""Durations are whole numbers of 2**-27 s (7.5 ns): up to two years, floats add and subtract those without rounding."""
 
 
 class Outcome(enum.StrEnum):
