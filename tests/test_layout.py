@@ -1,0 +1,215 @@
+"""The import table, and what each outside thing belongs to.
+
+The table is ordered bottom-up: a row may name only rows before it, so a cycle cannot be written down. Changing it is
+normal; doing so unnoticed is not.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PACKAGE = Path(__file__).parent.parent / "proxy"
+
+# What a folder or root module of `proxy` may import of the others. A dotted entry allows that one module only.
+TABLE: dict[str, tuple[str, ...]] = {
+    "__init__": (),
+    "errors": (),
+    "wire": ("errors",),
+    "settings": ("errors", "wire.durations", "wire.names"),
+    "observe": ("__init__", "errors", "settings", "wire"),
+    "upstream": ("errors", "settings", "wire", "observe"),
+    "rewrite": ("errors", "settings", "wire"),
+    "residency": ("errors", "settings", "wire", "observe", "upstream", "rewrite"),
+    "relay": ("errors", "settings", "wire", "observe", "upstream", "rewrite", "residency"),
+    "server": ("__init__", "errors", "settings", "wire", "observe", "upstream", "rewrite", "residency", "relay"),
+    # These two stand beside the proxy: they know what crosses the wire and nothing else of it.
+    "simulator": ("wire",),
+    "bench": ("wire",),
+    "cli": ("__init__", "errors", "settings", "server", "simulator", "bench"),
+    "__main__": ("cli",),
+}
+
+# Modules (or folders) that alone may use an outside thing, named as it is imported.
+OWNERS: dict[str, tuple[str, ...]] = {
+    "prometheus_client": ("observe.metrics", "observe.families", "observe.series"),
+    "os.environ": ("settings.sources",),
+    "os.getenv": ("settings.sources",),
+    "aiohttp.ClientSession": ("upstream", "bench"),
+    "typer": ("cli",),
+    "yaml": ("settings", "cli"),
+    "pydantic": ("settings",),
+}
+
+# Decisions: plain functions of their arguments, so they neither wait nor ask what time it is.
+PURE = ("wire", "rewrite", "settings", "errors", "residency.plan", "observe.timeline", "observe.stats")
+IMPURE_IMPORTS = {"asyncio", "aiohttp", "logging", "random", "socket", "subprocess", "threading", "time", "uvloop"}
+
+# The error boundary: the one home of `except Exception`.
+BOUNDARY = "server.boundary"
+
+Sources = dict[str, ast.Module]
+
+
+def read_package() -> Sources:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def belongs(module: str, owner: str) -> bool:
+    return module == owner or module.startswith(f"{owner}.")
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every imported thing with its line, as ``package.module.name``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def used(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Imports, and attributes of names (``os.environ``, ``aiohttp.ClientSession``)."""
+    yield from imported(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield node.lineno, f"{node.value.id}.{node.attr}"
+
+
+def wrong_imports(sources: Sources, table: Mapping[str, tuple[str, ...]] = TABLE) -> list[str]:
+    findings = []
+    for module, tree in sources.items():
+        folder = module.split(".")[0]
+        if folder not in table:
+            findings.append(f"{module}: has no row in the table")
+            continue
+        for line, name in imported(tree):
+            if name.startswith("."):
+                findings.append(f"{module}:{line}: relative import; write proxy.{folder} out")
+            if name != "proxy" and not name.startswith("proxy."):
+                continue
+            target = name.removeprefix("proxy").removeprefix(".")
+            if target.split(".")[0] not in table:
+                target = "__init__"
+            if not any(belongs(target, allowed) for allowed in (folder, *table[folder])):
+                findings.append(f"{module}:{line}: {folder} must not import {target}")
+    return findings
+
+
+def wrong_owners(sources: Sources) -> list[str]:
+    return [
+        f"{module}:{line}: only {' and '.join(owners)} may use {thing}"
+        for module, tree in sources.items()
+        for line, name in used(tree)
+        for thing, owners in OWNERS.items()
+        if belongs(name, thing) and not any(belongs(module, owner) for owner in owners)
+    ]
+
+
+def wrong_words(sources: Sources) -> list[str]:
+    findings = []
+    for module, tree in sources.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Global):
+                findings.append(f"{module}:{node.lineno}: global")
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            if node.type is None:
+                findings.append(f"{module}:{node.lineno}: bare except")
+            elif module != BOUNDARY and "Exception" in {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}:
+                findings.append(f"{module}:{node.lineno}: except Exception outside {BOUNDARY}")
+    return findings
+
+
+def impure_decisions(sources: Sources) -> list[str]:
+    findings = []
+    for module, tree in sources.items():
+        if not any(belongs(module, pure) for pure in PURE):
+            continue
+        findings += [
+            f"{module}:{line}: a decision must not import {name}"
+            for line, name in imported(tree)
+            if name.split(".")[0] in IMPURE_IMPORTS
+        ]
+        findings += [
+            f"{module}:{node.lineno}: a decision must not wait"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
+        ]
+    return findings
+
+
+CHECKS = (wrong_imports, wrong_owners, wrong_words, impure_decisions)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_package_keeps_its_layout(check: type[wrong_imports]) -> None:
+    assert check(read_package()) == []
+
+
+def test_the_table_is_ordered_bottom_up() -> None:
+    rows = list(TABLE)
+    for row, allowed in TABLE.items():
+        assert all(name.split(".")[0] in rows[: rows.index(row)] for name in allowed), row
+
+
+def test_each_row_of_the_tables_is_about_something_that_exists() -> None:
+    modules = read_package()
+    assert {module.split(".")[0] for module in modules} == set(TABLE)
+    for owner in {owner for owners in OWNERS.values() for owner in owners} | {*PURE, BOUNDARY}:
+        assert owner in modules, owner
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "finding"),
+    [
+        ("wire.frames", "import proxy.relay.call", "wire must not import relay.call"),
+        ("wire.frames", "from proxy.settings import Settings", "wire must not import settings.Settings"),
+        ("settings.model", "from proxy.wire.frames import split", "settings must not import wire.frames.split"),
+        ("simulator.app", "from proxy import errors", "simulator must not import errors"),
+        ("bench.relay", "from proxy.server.app import run", "bench must not import server.app.run"),
+        ("errors", "from proxy import __version__", "errors must not import __init__"),
+        ("relay.call", "if x:\n    from proxy.server import app", "relay must not import server.app"),
+        ("relay.call", "from . import frames", "relative import"),
+        ("utils", "", "has no row"),
+        ("relay.call", "from prometheus_client import Counter", "may use prometheus_client"),
+        ("relay.call", "import os\nx = os.environ['A']", "may use os.environ"),
+        ("relay.call", "from os import getenv", "may use os.getenv"),
+        ("server.app", "import aiohttp\ns = aiohttp.ClientSession()", "may use aiohttp.ClientSession"),
+        ("relay.call", "def f():\n    global x\n    x = 1", "global"),
+        ("relay.call", "try: pass\nexcept: pass", "bare except"),
+        ("relay.call", "try: pass\nexcept Exception: pass", "except Exception outside"),
+        ("relay.call", "try: pass\nexcept (OSError, Exception): pass", "except Exception outside"),
+        ("rewrite.generate", "import time", "must not import time"),
+        ("rewrite.generate", "async def decide(): pass", "must not wait"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, source: str, finding: str) -> None:
+    (found,) = [line for check in CHECKS for line in check({module: ast.parse(source)})]
+    assert finding in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("settings.model", "from proxy.wire.durations import parse_keep_alive"),
+        ("relay.call", "from proxy.relay.frames import split\nimport proxy.errors"),
+        ("server.boundary", "try: pass\nexcept Exception: pass"),
+        ("observe.metrics", "from prometheus_client import Counter"),
+        ("wire.times", "import timeit"),
+    ],
+)
+def test_what_is_allowed_is_not_found(module: str, source: str) -> None:
+    assert [line for check in CHECKS for line in check({module: ast.parse(source)})] == []
