@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.observe.metrics import Metrics
+from proxy.observe.timeline import Outcome, Phase, Timeline, ttft_s
+from proxy.wire.routes import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+
+
+def read(metrics: Metrics) -> Series:
+    page, _ = metrics.encode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return read(metrics).get((name, frozenset(labels.items())))
+
+
+def labels_of(metrics: Metrics, label: str) -> set[str]:
+    return {dict(labels)[label] for _, labels in read(metrics) if label in dict(labels)}
+
+
+def call(model: str = "llama3.2:3b", **marks: object) -> Timeline:
+    values: dict[str, object] = {
+        "received": 100.0,
+        "model": model,
+        "sent": 100.25,
+        "first_byte": 101.0,
+        "token_read": 102.0,
+        "first_token": 102.25,
+        "finished": 104.0,
+        "status": 200,
+        "load_duration_s": 0.0625,
+        "prompt_eval_duration_s": 0.5,
+        "eval_duration_s": 1.0,
+        "prompt_eval_count": 11,
+        "eval_count": 20,
+        "done_reason": "stop",
+        **marks,
+    }
+    return Timeline("id", "api_chat", Family.API, "/api/chat", "POST", **values)  # type: ignore[arg-type]
+
+
+def finish(metrics: Metrics, calls: Iterable[Timeline]) -> None:
+    for t in calls:
+        metrics.call_started(t.endpoint)
+        metrics.call_finished(t)
+
+
+def test_a_finished_call_is_in_every_family_that_tells_of_it() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+
+    finish(metrics, [call()])
+
+    model = {"model": "llama3.2:3b"}
+    assert value(metrics, "llm_calls_total", endpoint="api_chat", status="ok", **model) == 1
+    assert value(metrics, "llm_call_duration_seconds_sum", **model) == 4.0
+    assert value(metrics, "llm_time_to_first_token_seconds_sum", start="warm", **model) == 2.25
+    assert value(metrics, "llm_time_to_first_byte_seconds_sum", endpoint="api_chat") == 1.0
+    assert value(metrics, "llm_time_per_output_token_seconds_sum", **model) == 0.05
+    assert value(metrics, "llm_tokens_total", type="input", **model) == 11
+    assert value(metrics, "llm_tokens_total", type="output", **model) == 20
+    assert value(metrics, "llm_request_tokens_sum", type="output") == 20
+    assert value(metrics, "llm_load_duration_seconds_sum", **model) == 0.0625
+    assert value(metrics, "llm_prompt_eval_duration_seconds_sum", **model) == 0.5
+    assert value(metrics, "llm_finished_total", reason="stop") == 1
+    assert value(metrics, "pilotlight_overhead_seconds_sum", phase="request") == 0.25
+    assert value(metrics, "pilotlight_overhead_seconds_sum", phase="first_chunk") == 0.25
+    assert value(metrics, "llm_calls_in_progress", endpoint="api_chat") == 0
+
+
+def test_the_sums_of_the_parts_are_the_sum_of_the_whole() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+    rng = random.Random(7)
+    calls = [
+        call(
+            sent=100 + rng.random(),
+            first_token=102.25 + rng.random() * 30,
+            load_wait_s=rng.choice([0.0, 0.3]),
+            load_duration_s=rng.choice([None, 0.001, 2.0]),
+        )
+        for _ in range(50)
+    ]
+
+    finish(metrics, calls)
+
+    series = read(metrics)
+    parts = sum(found for (name, _), found in series.items() if name == "llm_time_to_first_token_part_seconds_sum")
+    whole = sum(found for (name, _), found in series.items() if name == "llm_time_to_first_token_seconds_sum")
+    assert parts == whole == math.fsum(filter(None, map(ttft_s, calls)))
+    name, model = "llm_time_to_first_token_part_seconds_count", ("model", "llama3.2:3b")
+    counts = {found for (key, labels), found in series.items() if key == name and model in labels}
+    assert counts == {50.0}
+
+
+def test_a_call_without_a_token_has_no_first_token() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+
+    finish(metrics, [call(first_token=None, token_read=None, outcome=Outcome.CANCELLED, status=499)])
+
+    assert value(metrics, "llm_time_to_first_token_seconds_count", model="llama3.2:3b", start="warm") == 0
+    assert value(metrics, "llm_calls_total", model="llama3.2:3b", endpoint="api_chat", status="cancelled") == 1
+    assert value(metrics, "llm_finished_total", reason="stop") == 0
+
+
+def test_the_five_required_names_and_those_of_the_first_token_are_there_from_the_start() -> None:
+    names = {name for name, _ in read(Metrics(["llama3.2:3b"]))}
+
+    assert {
+        "llm_calls_total",
+        "llm_call_duration_seconds_bucket",
+        "cache_hits_total",
+        "cache_misses_total",
+        "batch_processor_queue_size",
+        "llm_time_to_first_token_seconds_bucket",
+        "llm_time_to_first_token_part_seconds_bucket",
+        "process_resident_memory_bytes",
+        "python_gc_collections_total",
+        "pilotlight_build_info",
+    } <= names
+
+
+def test_no_created_series_are_shown() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+    finish(metrics, [call()])
+
+    assert b"_created" not in metrics.encode()[0]
+    assert b"_created" not in metrics.encode(OPENMETRICS)[0]
+
+
+def test_applications_do_not_share_counts() -> None:
+    one, other = Metrics(["a"]), Metrics(["a"])
+
+    finish(one, [call("a")])
+
+    assert value(one, "llm_finished_total", reason="stop") == 1
+    assert value(other, "llm_finished_total", reason="stop") == 0
+
+
+def test_goals_are_bucket_boundaries() -> None:
+    series = read(Metrics(["llama3.2:3b"]))
+
+    edges = {dict(labels)["le"] for name, labels in series if name == "llm_time_to_first_token_seconds_bucket"}
+    assert {"0.5", "2.0"} <= edges
+
+
+def test_a_trace_becomes_an_exemplar_only_where_there_was_one() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+    finish(metrics, [call()])
+    assert b"trace_id" not in metrics.encode(OPENMETRICS)[0]
+
+    finish(metrics, [call(trace_id="4bf92f3577b34da6a3ce929d0e0e4736")])
+
+    page, content_type = metrics.encode(OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found = [
+        sample.exemplar.labels
+        for family in parse_openmetrics(page.decode())
+        for sample in family.samples
+        if family.name == "llm_time_to_first_token_seconds" and sample.exemplar
+    ]
+    assert found == [{"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}]
+
+
+# --- labels ---
+
+
+def test_a_model_that_nobody_knows_is_other_and_counted() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+
+    finish(metrics, [call("ghost")])
+
+    assert value(metrics, "llm_calls_total", model="other", endpoint="api_chat", status="ok") == 1
+    assert value(metrics, "pilotlight_label_overflow_total", label="model") == 1
+
+
+def test_spellings_of_one_model_are_one_label() -> None:
+    metrics = Metrics(["llama3.2"])
+
+    finish(metrics, [call(name) for name in ("llama3.2", "LLAMA3.2:latest", "registry.ollama.ai/library/llama3.2")])
+
+    assert value(metrics, "llm_calls_total", model="llama3.2:latest", endpoint="api_chat", status="ok") == 3
+
+
+def test_a_name_that_got_a_404_is_no_label_even_if_known() -> None:
+    metrics = Metrics()
+    metrics.know_models(["gone"])
+
+    finish(metrics, [call("gone", status=404, outcome=Outcome.CLIENT_ERROR, first_token=None)])
+
+    assert labels_of(metrics, "model") == {"other"}
+    assert value(metrics, "pilotlight_label_overflow_total", label="model") == 1
+
+
+def test_at_most_twenty_models_have_series_of_their_own() -> None:
+    metrics = Metrics(["kept"])
+    metrics.know_models(f"m{n}" for n in range(100))
+
+    finish(metrics, [call(f"m{n}") for n in range(100)])
+
+    assert len(labels_of(metrics, "model") - {"other"}) == 20
+    assert value(metrics, "pilotlight_label_overflow_total", label="model") == 81
+
+
+def test_configured_models_have_their_label_also_when_they_are_many() -> None:
+    names = [f"m{n}" for n in range(30)]
+    metrics = Metrics(names)
+
+    finish(metrics, [call(name) for name in names])
+
+    assert labels_of(metrics, "model") == {f"m{n}:latest" for n in range(30)} | {"other"}
+
+
+def test_series_of_a_vanished_model_go_and_make_room() -> None:
+    metrics = Metrics(["kept"], model_limit=2)
+    metrics.know_models(["a", "b"])
+    metrics.running([("a", 100, 100, None)])
+    metrics.reload("a", "options")
+    metrics.model_failed("a", "missing")
+    finish(metrics, [call("a"), call("b")])
+    assert labels_of(metrics, "model") == {"kept:latest", "a:latest", "other"}
+
+    metrics.forget_models(["a", "kept"])
+    finish(metrics, [call("b")])
+
+    assert labels_of(metrics, "model") == {"kept:latest", "b:latest", "other"}
+    metrics.running([])
+
+
+HOSTILE = [
+    'x"} 1\nllm_calls_total{model="evil',
+    "new\nline",
+    "nul\x00",
+    "\x1b[31mred",
+    "\udcff\ud800",
+    "x" * 100_000,
+    "{}",
+    "\\",
+    "",
+    "другое",
+    "../../etc/passwd",
+    "other",
+]
+
+
+def test_ten_thousand_hostile_names_add_no_series() -> None:
+    metrics = Metrics(["llama3.2:3b", "qwen3:8b", "nomic-embed-text"])
+    rng = random.Random(3)
+    names = [*HOSTILE, *("".join(chr(rng.randrange(1, 0x3000)) for _ in range(20)) for _ in range(10_000))]
+    before = len(read(metrics))
+
+    for name in names:
+        finish(metrics, [call(name)])
+        finish(metrics, [call(name, status=404, outcome=Outcome.CLIENT_ERROR)])
+        metrics.chunk_gap(name)(0.01)
+        metrics.http_request("/api/tags", name, 200)
+        metrics.upstream_error(name)
+        metrics.disconnect(name)
+        metrics.rewrite(name, True)
+        metrics.reload(name, name)
+        metrics.reload_avoided(name, name)
+        metrics.preload(name, name)
+        metrics.model_failed(name, name)
+        metrics.prompt_cut(name)
+        metrics.cache_lookup(name, True)
+        metrics.overhead(name, 0.1)
+        metrics.waiting(1, name)
+        metrics.incomplete(name)
+        metrics.call_started(name)
+
+    page, _ = metrics.encode()
+    series = read(metrics)
+    assert len(series) < before + 60
+    assert len(page) <= 256 * 1024
+    assert labels_of(metrics, "model") == {"llama3.2:3b", "qwen3:8b", "nomic-embed-text:latest", "other"}
+    assert labels_of(metrics, "endpoint") <= {"other", "api_chat", "api_generate", "api_embed", "v1_chat",
+        "v1_completions", "v1_responses", "v1_messages", "v1_embeddings"}  # fmt: skip
+    assert b"evil" not in page
+    assert sys.getsizeof(repr(metrics)) < 1000
+
+
+def test_hostile_names_in_tags_do_not_break_the_page() -> None:
+    metrics = Metrics()
+    metrics.know_models(HOSTILE)
+    metrics.running([(name, 1, 1, math.inf) for name in HOSTILE])
+
+    finish(metrics, [call(name) for name in HOSTILE])
+
+    read(metrics)
+    list(parse_openmetrics(metrics.encode(OPENMETRICS)[0].decode()))
+
+
+def test_routes_are_bounded_too() -> None:
+    metrics = Metrics()
+
+    for n in range(10_000):
+        metrics.http_request(f"/made/up/{n}", "GET", 200)
+
+    assert len(labels_of(metrics, "route")) <= 65
+    assert (value(metrics, "pilotlight_label_overflow_total", label="route") or 0) > 9_000
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, "2xx"), (404, "4xx"), (499, "499"), (502, "5xx"), (0, "5xx")])
+def test_other_requests_are_counted_by_class(status: int, expected: str) -> None:
+    metrics = Metrics()
+
+    metrics.http_request("/api/tags", "GET", status)
+
+    assert value(metrics, "pilotlight_http_requests_total", route="/api/tags", method="GET", code_class=expected) == 1
+
+
+# --- gauges ---
+
+
+def test_what_is_running_is_shown_and_what_ceased_is_not() -> None:
+    metrics = Metrics(["kept"])
+    metrics.running([("kept", 200, 150, 1_800_000_000.0), ("guest", 10, 10, None)])
+
+    assert value(metrics, "pilotlight_model_loaded", model="kept:latest") == 1
+    assert value(metrics, "pilotlight_model_vram_bytes", model="kept:latest") == 150
+    assert value(metrics, "pilotlight_model_size_bytes", model="kept:latest") == 200
+    assert value(metrics, "pilotlight_model_expires_timestamp_seconds", model="kept:latest") == 1_800_000_000
+    assert value(metrics, "pilotlight_model_loaded", model="guest:latest") == 1
+
+    metrics.running([("guest", 10, 10, None)])
+
+    assert value(metrics, "pilotlight_model_loaded", model="kept:latest") == 0
+    assert value(metrics, "pilotlight_model_vram_bytes", model="kept:latest") is None
+    assert value(metrics, "pilotlight_model_expires_timestamp_seconds", model="kept:latest") is None
+
+
+def test_a_failed_model_has_one_reason_until_it_is_taken_back() -> None:
+    metrics = Metrics(["kept"])
+    metrics.model_failed("kept", "missing")
+    metrics.model_failed("kept", "does_not_fit")
+
+    assert value(metrics, "pilotlight_model_failed", model="kept:latest", reason="does_not_fit") == 1
+    assert value(metrics, "pilotlight_model_failed", model="kept:latest", reason="missing") is None
+
+    metrics.model_failed("kept", "")
+
+    assert value(metrics, "pilotlight_model_failed", model="kept:latest", reason="does_not_fit") is None
+
+
+def test_the_relays_own_events_are_counted() -> None:
+    metrics = Metrics(["kept"])
+    metrics.upstream_up(True)
+    metrics.upstream_error("reset")
+    metrics.upstream_retry(ok=True)
+    metrics.connections(idle=3, busy=1)
+    metrics.cache_lookup("show", hit=False)
+    metrics.disconnect(Phase.STREAMING)
+    metrics.rewrite(9, applied=True)
+    metrics.rewrite("keep_alive", applied=False)
+    metrics.waiting(2)
+    metrics.waiting(-1)
+    metrics.reload("kept", "evicted")
+    metrics.reload_avoided("kept", "num_ctx")
+    metrics.preload("kept", "ok")
+    metrics.prompt_cut("kept")
+    metrics.loop_lag(0.002)
+    metrics.log_suppressed()
+
+    expected = {
+        ("pilotlight_upstream_up",): 1,
+        ("pilotlight_upstream_errors_total", ("kind", "reset")): 1,
+        ("pilotlight_upstream_retries_total", ("outcome", "ok")): 1,
+        ("pilotlight_upstream_connections", ("state", "idle")): 3,
+        ("cache_misses_total", ("cache", "show")): 1,
+        ("pilotlight_client_disconnects_total", ("phase", "streaming")): 1,
+        ("pilotlight_rewrites_total", ("rule", "generate_9"), ("action", "applied")): 1,
+        ("pilotlight_rewrites_total", ("rule", "keep_alive"), ("action", "skipped")): 1,
+        ("batch_processor_queue_size", ("priority", "normal")): 1,
+        ("pilotlight_model_reloads_total", ("model", "kept:latest"), ("cause", "evicted")): 1,
+        ("pilotlight_reloads_avoided_total", ("model", "kept:latest"), ("option", "num_ctx")): 1,
+        ("pilotlight_preloads_total", ("model", "kept:latest"), ("result", "ok")): 1,
+        ("pilotlight_prompts_cut_total", ("model", "kept:latest")): 1,
+        ("pilotlight_event_loop_lag_seconds_count",): 1,
+        ("pilotlight_log_lines_suppressed_total",): 1,
+    }
+    series = read(metrics)
+    assert {key: series[(key[0], frozenset(key[1:]))] for key in expected} == expected
+
+
+def test_an_incomplete_reply_is_counted_once() -> None:
+    metrics = Metrics(["llama3.2:3b"])
+
+    finish(metrics, [call(incomplete=True, outcome=Outcome.UPSTREAM_ERROR)])
+
+    assert value(metrics, "pilotlight_incomplete_total", endpoint="api_chat") == 1
+
+
+def test_label_values_survive_the_page() -> None:
+    metrics = Metrics()
+    metrics.http_request('/odd"\\path', "GET", 200)
+
+    assert value(metrics, "pilotlight_http_requests_total", route='/odd"\\path', method="GET", code_class="2xx") == 1
+    assert json.dumps(sorted(labels_of(metrics, "route")))
