@@ -1,0 +1,93 @@
+"""One request inside the proxy: what was received, what goes back, and how it is ended from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.errors import BodyTooLarge, PilotlightError
+from proxy.wire.headers import Field, first
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import StreamReader
+
+    from proxy.observe.timeline import Timeline
+    from proxy.relay.delivery import Delivery
+    from proxy.relay.reply import ClientReply
+    from proxy.wire.routes import Route
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way.
+
+    Attributes:
+        method: As sent.
+        path: Origin form, with query, as received.
+        fields: The request's, as received; ``Host`` already stands for an absolute-form target's authority.
+        body: The client's, to be read once.
+        route: Its row in the table.
+        reply: Its answer.
+        timeline: Its marks.
+        added: Fields that every reply to it gets.
+        send_interim: Writes to the client before the reply.
+        delivery: While a generation's reply is under way.
+        interrupted: Set when the call is ended from our side before a delivery began.
+        task: The handler's, for ending it while it waits.
+    """
+
+    method: str
+    path: str
+    fields: list[Field]
+    body: StreamReader
+    route: Route
+    reply: ClientReply
+    timeline: Timeline
+    added: list[Field]
+    send_interim: Callable[[bytes], None]
+    delivery: Delivery | None = None
+    interrupted: PilotlightError | None = None
+    task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
+
+    def interrupt(self, error: PilotlightError) -> None:
+        """End the call with an error: as a frame where a stream began, as a status where none did."""
+        self.interrupted = error
+        if self.delivery is not None and not self.delivery.done.done():
+            self.delivery.fail(error)
+        elif self.task is not None:
+            self.task.cancel()
+
+    def invite_body(self) -> None:
+        """Answer ``Expect: 100-continue``, now that the body is wanted (RFC 9110 section 10.1.1)."""
+        expect = first(self.fields, b"expect")
+        if expect is not None and expect.strip().lower() == b"100-continue":
+            self.send_interim(_CONTINUE)
+
+    async def read_body(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            BodyTooLarge: It is longer than the limit; at most one read more than that was taken.
+        """
+        told = first(self.fields, b"content-length")
+        if told is not None and told.isdigit() and int(told) > limit_bytes:
+            raise BodyTooLarge(_too_large(limit_bytes))
+        self.invite_body()
+        pieces: list[bytes] = []
+        size = 0
+        while not self.body.at_eof():
+            piece = await self.body.readany()
+            size += len(piece)
+            if size > limit_bytes:
+                raise BodyTooLarge(_too_large(limit_bytes))
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit_bytes: int) -> str:
+    return f"the request body is larger than {limit_bytes} bytes (edge.max_body)"

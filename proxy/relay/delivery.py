@@ -1,0 +1,337 @@
+"""One generation's reply on its way from Ollama to one client: a sink (``upstream.exchange.Sink``).
+
+A reply is *passed* on byte for byte and chunk for chunk; or its frames are *mapped* one by one as they become whole;
+or, for a client that asked for no stream, its frames are *gathered* and answered as one.
+
+What must live here: the order of head, first token, pieces and end, and how a reply ends that cannot be completed.
+What it must not know: why a request was sent as it was, and how long anything may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.errors import PilotlightError, UpstreamBroken
+from proxy.observe.final import FinalRecord, Tail, read_final
+from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
+from proxy.observe.timeline import Outcome, Timeline, server_timing
+from proxy.relay.reply import ClientReply, passed_fields
+from proxy.upstream.exchange import CUT_MESSAGE
+from proxy.wire.headers import Field, stream_fields
+from proxy.wire.lines import LineSplitter
+from proxy.wire.shapes import JSON_TYPE, stream_error, stream_separator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from proxy.wire.http1 import ReplyHead
+
+# An error of Ollama's is one line. What is larger is not looked at but passed on.
+_LARGEST_HELD_BYTES: Final = 256 * 1024
+
+
+class FrameMapper(Protocol):
+    """Turns the frames of one API into those of another: one whole line, or one whole body, at a time."""
+
+    def map_frame(self, line: bytes) -> bytes: ...
+
+
+class Assembler(Protocol):
+    """Puts the frames of one reply together."""
+
+    def add(self, line: bytes) -> None: ...
+
+    def finish(self) -> tuple[int, bytes]: ...
+
+
+class Flow(Protocol):
+    """The exchange that feeds a delivery, as far as a delivery steers it."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    @property
+    def open_chunk(self) -> tuple[int, bool]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A short reply that was not passed on, because the relay wants to decide about it first."""
+
+    head: ReplyHead
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Holding:
+    head: ReplyHead
+    pieces: list[bytes]
+
+
+class Delivery:
+    """Brings one reply to one client.
+
+    Args:
+        reply: The client's side.
+        timeline: Gets the marks.
+        added: Fields for the client's head.
+        on_gap: Told of the seconds between two pieces of a stream.
+        clock: Monotonic seconds.
+        mapper: Translates every frame, and every error.
+        gather: The client asked for no stream; takes the (mapped) frames.
+        holds: Whether a reply with this head is kept back for the relay to decide about.
+
+    Attributes:
+        done: Resolves when nothing more will come. Never fails.
+        error: What went wrong, where something did.
+        held: A short reply that was not passed on but kept for the relay to decide about.
+        flow: The exchange; set once it began.
+        last_activity: When something last came from the upstream.
+    """
+
+    def __init__(
+        self,
+        reply: ClientReply,
+        timeline: Timeline,
+        *,
+        added: list[Field],
+        on_gap: Callable[[float], None],
+        clock: Callable[[], float],
+        mapper: FrameMapper | None = None,
+        gather: Assembler | None = None,
+        holds: Callable[[ReplyHead], bool] = lambda head: False,
+    ) -> None:
+        self._reply = reply
+        self._timeline = timeline
+        self._added = added
+        self._on_gap = on_gap
+        self._clock = clock
+        self._mapper = mapper
+        self._gather = gather
+        self._holds = holds
+        self._head: ReplyHead | None = None
+        self._holding: _Holding | None = None
+        self._lines: LineSplitter | None = None
+        self._tail = Tail()
+        self._tokens = FirstToken(timeline.family)
+        self._is_stream = False
+        self._last_piece = 0.0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: PilotlightError | None = None
+        self.held: Held | None = None
+        self.flow: Flow | None = None
+        self.last_activity = clock()
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self._reply!r}{', held' if self.held else ''}{', failed' if self.error else ''}>"
+
+    # --- the sink
+
+    def on_head(self, head: ReplyHead) -> None:
+        now = self._clock()
+        self._head = head
+        self._is_stream = head.is_stream
+        self.last_activity = self._timeline.upstream_head = now
+        self._timeline.stream = head.is_stream
+        translates = self._mapper is not None or self._gather is not None
+        if translates and head.status == 200 and head.is_stream:
+            self._lines = LineSplitter()
+            if self._gather is None:
+                self._begin(head)
+        elif self._holds(head) or self._mapper is not None:
+            self._holding = _Holding(head, [])
+        else:
+            self._begin(head)
+
+    def on_body(self, raw: bytes, payload: bytes) -> None:
+        if self._holding is not None:
+            self._hold(self._holding, payload)
+            return
+        read = 0.0 if self._tokens.done or not self._is_stream else self._clock()
+        if self._lines is None:
+            self._reply.write_framed(raw, payload)
+        else:
+            self._translate(self._lines.feed(payload))
+        if read:
+            self._mark_tokens(payload, read)
+        self._note(payload)
+
+    def on_end(self) -> None:
+        if self._holding is not None:
+            self.held = Held(self._holding.head, b"".join(self._holding.pieces))
+        else:
+            self._complete()
+        self._finish()
+
+    def on_failure(self, error: PilotlightError) -> None:
+        self.error = error
+        self._holding = None
+        if self._reply.started:
+            self._cut(error)
+        self._finish()
+
+    # --- for the relay
+
+    def on_writable(self, writable: bool) -> None:
+        """The client's write buffer fell below its mark, or rose above it."""
+        if self.flow is not None:
+            if writable:
+                self.flow.resume_reading()
+            else:
+                self.flow.pause_reading()
+
+    def release(self, held: Held) -> None:
+        """Pass on what was held, translated where that is due."""
+        body = held.body if self._mapper is None else self._mapper.map_frame(held.body)
+        self._answer(held.head, held.head.status, body)
+
+    def fail(self, error: PilotlightError) -> None:
+        """End the reply from our side: a limit passed, or we stop."""
+        if not self.done.done():
+            if self.flow is not None:
+                self.flow.abort()
+            self.on_failure(error)
+
+    # --- beginning
+
+    def _begin(self, head: ReplyHead) -> None:
+        self._note_status(head.status)
+        fields = passed_fields(_as_whole(head.fields) if self._gather is not None else head.fields)
+        if self._is_stream:
+            fields += stream_fields(fields)
+        self._reply.start(
+            head.status,
+            head.reason,
+            fields + self._own_fields(),
+            has_length=head.length_bytes is not None,
+            has_body=head.status not in (204, 304),
+        )
+
+    def _own_fields(self) -> list[Field]:
+        timing = server_timing(self._timeline)
+        return [*self._added, (b"Server-Timing", timing.encode())] if timing else self._added
+
+    def _answer(self, head: ReplyHead, status: int, body: bytes) -> None:
+        """A complete reply under a head whose body was replaced."""
+        self._note_status(status)
+        replaced = _as_whole(head.fields) if self._gather is not None else list(head.fields)
+        replaced = passed_fields(replaced, frozenset((b"content-length",)))
+        replaced.append((b"Content-Length", b"%d" % len(body)))
+        reason = head.reason if status == head.status else b""
+        self._reply.start(status, reason, replaced + self._own_fields(), has_length=True)
+        self._reply.write(body)
+        self._reply.end()
+        if self._timeline.first_byte is None:
+            self._timeline.first_byte = self._clock()
+
+    def _note_status(self, status: int) -> None:
+        self._timeline.status = status
+        if status >= 500:
+            self._timeline.outcome = Outcome.UPSTREAM_ERROR
+        elif status >= 400:
+            self._timeline.outcome = Outcome.CLIENT_ERROR
+
+    # --- pieces
+
+    def _hold(self, holding: _Holding, payload: bytes) -> None:
+        holding.pieces.append(payload)
+        if sum(map(len, holding.pieces)) > _LARGEST_HELD_BYTES:
+            self._holding = None
+            self._begin(holding.head)
+            self._reply.write(b"".join(holding.pieces))
+
+    def _translate(self, lines: list[bytes]) -> None:
+        if self._mapper is not None:
+            lines = [self._mapper.map_frame(line) for line in lines]
+        if self._gather is None:
+            self._reply.write(b"".join(lines))
+        else:
+            for line in lines:
+                self._gather.add(line)
+
+    def _mark_tokens(self, payload: bytes, read: float) -> None:
+        found = self._tokens.feed(payload)
+        if found & TOKEN:
+            self._timeline.token_read = read
+            self._timeline.first_token = self._clock()
+        if found & ANSWER:
+            self._timeline.first_answer = self._clock()
+
+    def _note(self, payload: bytes) -> None:
+        now = self.last_activity = self._clock()
+        timeline = self._timeline
+        if timeline.chunks and self._is_stream:
+            self._on_gap(now - self._last_piece)
+        elif self._reply.started:
+            timeline.first_byte = now
+        self._last_piece = timeline.last_token = now
+        timeline.chunks += 1
+        self._tail.feed(payload)
+
+    # --- ending
+
+    def _complete(self) -> None:
+        """The upstream's body ended as HTTP wants it; whether the answer did is in its last frame."""
+        record = self._read_final()
+        if self._is_stream and _is_unfinished(record):
+            # Ollama ends /v1 streams like this when it lost a runner (measured on 0.24.0), and other servers cut
+            # cleanly too: a client must not take it for a whole answer.
+            self.error = UpstreamBroken(CUT_MESSAGE)
+            if self._reply.started:
+                self._cut(self.error)
+            return
+        if self._gather is not None and self._lines is not None and self._head is not None:
+            try:
+                status, body = self._gather.finish()
+            except UpstreamBroken as error:
+                self.error = error
+            else:
+                self._answer(self._head, status, body)
+        else:
+            self._reply.end()
+
+    def _read_final(self) -> FinalRecord | None:
+        if self._timeline.status not in (0, 200):
+            return None
+        record = read_final(self._tail.read(), self._timeline.family, stream=self._is_stream)
+        if record is not None:
+            record.onto(self._timeline)
+            if record.failed:
+                self._timeline.outcome = Outcome.UPSTREAM_ERROR
+        return record
+
+    def _cut(self, error: PilotlightError) -> None:
+        timeline = self._timeline
+        timeline.incomplete = True
+        timeline.error_code = error.code
+        timeline.outcome = Outcome.TIMEOUT if error.status == 504 else Outcome.UPSTREAM_ERROR
+        if self._is_stream:
+            separator = stream_separator(timeline.family, self._reply.tail)
+            frame = separator + stream_error(timeline.family, error.message, error.code)
+            owed, owes_line_end = (0, False) if self._lines or self.flow is None else self.flow.open_chunk
+            self._reply.fail(frame, owed_bytes=owed, owes_line_end=owes_line_end)
+        else:
+            self._reply.fail(b"")
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def _as_whole(fields: Sequence[Field]) -> list[Field]:
+    """The head of a whole reply for that of a stream.
+
+    A stream says ``application/x-ndjson``, and where it fails before its first frame ``application/json``; a whole
+    reply adds the charset in both cases (server/routes.go, ``streamResponse``; gin's ``c.JSON`` keeps what was set).
+    """
+    return [(name, JSON_TYPE) if name.lower() == b"content-type" else (name, value) for name, value in fields]
+
+
+def _is_unfinished(record: FinalRecord | None) -> bool:
+    """An error frame of Ollama's own ends a stream as well as a final record does."""
+    return record is None or (record.failed and not record.error)

@@ -1,0 +1,250 @@
+"""The straight line of one request: the only place that knows the order.
+
+    received -> refuse what is unfit -> classify -> a call to a model? generation : passing -> finished -> observer
+
+``generation`` reads, rewrites and prepares; ``passing`` relays as it is. The exchange is the only thing held, and
+leaving the call in whatever way, cancellation included, closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import MisdirectedLoop, PilotlightError
+from proxy.observe.timeline import Outcome, Phase, Timeline
+from proxy.relay.call import Call
+from proxy.relay.reply import ClientConnection, ClientReply
+from proxy.relay.target import Target, parse_target, refuse_loop, refuse_unfit
+from proxy.wire.headers import Field, first, has_token, valid_request_id
+from proxy.wire.routes import Family, Kind, classify
+from proxy.wire.shapes import JSON_TYPE, error_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import StreamReader
+
+    from proxy.observe.observer import Observer
+    from proxy.relay.generation import Generation
+    from proxy.relay.passing import Passing
+    from proxy.residency.catalogue import Catalogue
+
+# nginx's number for it; no client ever sees it.
+CLIENT_LEFT: Final = 499
+
+
+class Relay:
+    """Serves requests.
+
+    Args:
+        generation: Serves calls to models.
+        passing: Serves everything else.
+        catalogue: Forgets what it knew when models were changed through us.
+        observer: Told of each request's start and end.
+        via_name: This proxy's name in ``Via``.
+        on_loop: Called when a request of our own came back to us.
+        clock: Monotonic seconds.
+
+    Attributes:
+        active: The calls that are inside.
+        closing: Say ``Connection: close`` on every reply from now on.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        passing: Passing,
+        catalogue: Catalogue,
+        observer: Observer,
+        *,
+        via_name: str,
+        on_loop: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._generation = generation
+        self._passing = passing
+        self._catalogue = catalogue
+        self._observer = observer
+        self._via_name = via_name.encode()
+        self._on_loop = on_loop
+        self._clock = clock
+        self.active: set[Call] = set()
+        self.closing = False
+
+    def __repr__(self) -> str:
+        return f"<Relay {len(self.active)} active{', closing' if self.closing else ''}>"
+
+    async def serve(
+        self,
+        *,
+        method: str,
+        target: str,
+        version: tuple[int, int],
+        fields: tuple[Field, ...],
+        body: StreamReader,
+        connection: ClientConnection,
+        received: float,
+        close: bool,
+    ) -> ClientReply:
+        """Serve one request, whole.
+
+        Args:
+            method: As sent.
+            target: The request target as sent.
+            version: Of HTTP.
+            fields: As sent.
+            body: The request's.
+            connection: The client's.
+            received: When the first byte of the head arrived.
+            close: The client wants the connection closed afterwards.
+
+        Returns:
+            The reply, written; ``close`` of it tells what becomes of the connection.
+        """
+        unfit: PilotlightError | None = None
+        try:
+            parsed = parse_target(target)
+        except PilotlightError as error:
+            parsed, unfit = Target("/"), error
+        call = self._call(method, parsed, version, fields, body, connection, received, close)
+        timeline = call.timeline
+        self._observer.start(timeline)
+        self.active.add(call)
+        try:
+            if unfit is not None:
+                raise unfit
+            await self._serve(call, version, connection)
+        except asyncio.CancelledError:
+            if call.interrupted is None:
+                self._note_client_left(call)
+                raise
+            # Ended by us while it waited: the cancellation did its work here and goes no further.
+            if call.task is not None:
+                call.task.uncancel()
+            self._refuse(call, call.interrupted)
+        except PilotlightError as error:
+            self._refuse(call, error)
+        except ConnectionError:
+            # aiohttp raises it for a client whose body broke off.
+            self._note_client_left(call)
+        finally:
+            self.active.discard(call)
+            timeline.bytes_out = call.reply.body_bytes
+            timeline.finished = self._clock()
+            self._observer.finish(timeline)
+        return call.reply
+
+    def _call(
+        self,
+        method: str,
+        target: Target,
+        version: tuple[int, int],
+        fields: tuple[Field, ...],
+        body: StreamReader,
+        connection: ClientConnection,
+        received: float,
+        close: bool,
+    ) -> Call:
+        route = classify(method, target.path)
+        if target.authority is not None:
+            # RFC 9112 section 3.2.2: Host is replaced by what the target says.
+            others = (field for field in fields if field[0].lower() != b"host")
+            fields = ((b"Host", target.authority.encode()), *others)
+        reply = ClientReply(
+            connection, is_http11=version >= (1, 1), is_head=method == "HEAD", close=close or self.closing
+        )
+        given_id = first(fields, b"x-request-id")
+        request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else secrets.token_hex(8)
+        timeline = Timeline(
+            request_id=request_id,
+            endpoint=route.endpoint,
+            family=route.family,
+            route=route.template,
+            method=method,
+            received=received,
+            trace_id=_trace_id(first(fields, b"traceparent")),
+        )
+        added: list[Field] = [(b"X-Request-Id", request_id.encode())]
+        if route.family is Family.ANTHROPIC:
+            # The name under which Anthropic's client looks for it.
+            added.append((b"Request-Id", request_id.encode()))
+        interim = _interim_writer(connection)
+        return Call(method, target.path, list(fields), body, route, reply, timeline, added, interim)
+
+    async def _serve(self, call: Call, version: tuple[int, int], connection: ClientConnection) -> None:
+        refuse_unfit(call.method, version, call.fields)
+        try:
+            refuse_loop(call.fields, self._via_name)
+        except MisdirectedLoop:
+            self._on_loop()
+            raise
+        if has_token(call.fields, b"connection", b"upgrade"):
+            # Relayed as a plain request; what follows it on this connection is not read as another one.
+            call.reply.close = True
+        if call.route.is_inference:
+            await self._generation.serve(call, connection)
+            return
+        await self._passing.serve(call, connection)
+        if call.route.kind is Kind.MANAGE:
+            self._catalogue.forget(None)
+
+    def _refuse(self, call: Call, error: PilotlightError) -> None:
+        """Answer with an error of our own."""
+        timeline, reply = call.timeline, call.reply
+        timeline.error_code = error.code
+        timeline.outcome = _outcome(error)
+        if reply.started:
+            reply.fail(b"")
+            return
+        timeline.status = error.status
+        body = error_body(call.route.family, error.status, error.message, timeline.request_id)
+        fields: list[Field] = [
+            (b"Content-Type", JSON_TYPE),
+            (b"Content-Length", b"%d" % len(body)),
+            (b"X-Pilotlight-Error", error.code.encode()),
+            *call.added,
+        ]
+        if error.retry_after_s is not None:
+            fields.append((b"Retry-After", b"%d" % max(1, round(error.retry_after_s))))
+        if not call.body.at_eof():
+            # The rest of the body would be read as the next request.
+            reply.close = True
+        reply.start(error.status, b"", fields, has_length=True)
+        reply.write(body)
+        reply.end()
+
+    def _note_client_left(self, call: Call) -> None:
+        timeline = call.timeline
+        timeline.outcome = Outcome.CANCELLED
+        call.reply.close = True
+        if timeline.first_byte is not None:
+            timeline.client_disconnect_phase = Phase.STREAMING
+        else:
+            timeline.client_disconnect_phase = Phase.QUEUED if timeline.sent is None else Phase.WAITING
+            timeline.status = CLIENT_LEFT
+
+
+def _outcome(error: PilotlightError) -> Outcome:
+    if error.status == 503:
+        return Outcome.REJECTED
+    if error.status == 504:
+        return Outcome.TIMEOUT
+    return Outcome.UPSTREAM_ERROR if error.status in (500, 502) else Outcome.CLIENT_ERROR
+
+
+def _interim_writer(connection: ClientConnection) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        if connection.transport is not None:
+            connection.transport.write(data)
+
+    return write
+
+
+def _trace_id(traceparent: bytes | None) -> str:
+    """The trace id of a W3C ``traceparent``, or ""."""
+    parts = traceparent.split(b"-") if traceparent is not None else []
+    if len(parts) < 4 or len(parts[1]) != 32 or not parts[1].isalnum():
+        return ""
+    return parts[1].decode()

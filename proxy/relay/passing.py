@@ -1,0 +1,184 @@
+"""Everything that is no call to a model: relayed as it is, in constant memory, through aiohttp's client.
+
+Uploads and downloads of any size, HEAD, routes that nobody here knows, and every request to an ``https://`` upstream
+that is not a generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.observe.timeline import Outcome
+from proxy.relay.reply import ClientConnection, passed_fields
+from proxy.upstream.exchange import CUT_MESSAGE
+from proxy.upstream.session import INVENTED_FIELDS, Sessions
+from proxy.wire.headers import Field, end_to_end, first, stream_fields
+from proxy.wire.shapes import stream_error, stream_separator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from proxy.relay.call import Call
+
+# What aiohttp may repeat on its own: nothing changes when it is done twice, and there is no body to send again.
+_REPEATABLE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_STREAM_TYPES: Final = (b"application/x-ndjson", b"text/event-stream")
+_NOT_SENT_ON: Final = frozenset((b"expect", b"x-request-id", b"via"))
+
+
+class Passing:
+    """Relays requests.
+
+    Args:
+        base_url: Of the upstream, without a path.
+        sessions: Its clients.
+        via: Our entry in ``Via``.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, base_url: str, sessions: Sessions, *, via: str, clock: Callable[[], float]) -> None:
+        self._base_url = base_url
+        self._sessions = sessions
+        self._via = via
+        self._clock = clock
+
+    async def serve(self, call: Call, connection: ClientConnection, body: bytes | None = None) -> None:
+        """Relay one request and its reply.
+
+        Args:
+            call: Whose.
+            connection: The client's, for its write buffer.
+            body: The request's body where it was read already; ``None``: it is streamed from the client.
+
+        Raises:
+            UpstreamUnreachable: Nothing was sent.
+            UpstreamBroken: No head came.
+            UpstreamTimeout: No connection within the time.
+        """
+        try:
+            async with self._request(call, body) as upstream:
+                await self._answer(call, connection, upstream)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise UpstreamUnreachable("the upstream cannot be reached") from error
+        except TimeoutError as error:
+            raise UpstreamTimeout("the upstream did not answer in time") from error
+        except aiohttp.ServerDisconnectedError as error:
+            raise UpstreamBroken("the upstream closed the connection without a reply") from error
+        except aiohttp.ClientError as error:
+            raise UpstreamBroken("the upstream's reply cannot be read") from error
+
+    def _request(self, call: Call, body: bytes | None) -> aiohttp.client._RequestContextManager:
+        has_body = body is not None or _has_body(call.fields)
+        reuse = call.method in _REPEATABLE and not has_body
+        session = self._sessions.pooled if reuse else self._sessions.fresh
+        headers = CIMultiDict((name.decode(), value.decode()) for name, value in end_to_end(call.fields, _NOT_SENT_ON))
+        headers["X-Request-Id"] = call.timeline.request_id
+        headers["Via"] = via_value(call.fields, self._via)
+        data = body if body is not None else _pieces(call) if has_body else None
+        call.timeline.sent = self._clock()
+        return session.request(
+            call.method,
+            URL(self._base_url + call.path, encoded=True),
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            skip_auto_headers=INVENTED_FIELDS,
+        )
+
+    async def _answer(self, call: Call, connection: ClientConnection, upstream: aiohttp.ClientResponse) -> None:
+        timeline, reply = call.timeline, call.reply
+        timeline.upstream_head = self._clock()
+        timeline.status = upstream.status
+        timeline.outcome = _outcome(upstream.status)
+        fields = passed_fields(upstream.raw_headers)
+        content_type = (first(fields, b"content-type") or b"").partition(b";")[0].strip().lower()
+        is_stream = content_type in _STREAM_TYPES
+        timeline.stream = is_stream
+        if is_stream:
+            fields += stream_fields(fields)
+        reply.start(
+            upstream.status,
+            (upstream.reason or "").encode("latin-1", "replace"),
+            fields + call.added,
+            has_length=first(fields, b"content-length") is not None,
+            has_body=upstream.status not in (204, 304),
+        )
+        writable = _Writable()
+        connection.on_writable = writable.set
+        try:
+            async for piece in upstream.content.iter_any():
+                reply.write(piece)
+                timeline.chunks += 1
+                timeline.first_byte = timeline.first_byte or self._clock()
+                await writable.wait()
+        except (aiohttp.ClientError, TimeoutError):
+            self._cut(call, is_stream)
+        else:
+            reply.end()
+        finally:
+            connection.on_writable = None
+
+    def _cut(self, call: Call, is_stream: bool) -> None:
+        error = UpstreamBroken(CUT_MESSAGE)
+        call.timeline.incomplete = True
+        call.timeline.outcome = Outcome.UPSTREAM_ERROR
+        call.timeline.error_code = error.code
+        frame = b""
+        if is_stream:
+            family = call.route.family
+            frame = stream_separator(family, call.reply.tail) + stream_error(family, error.message, error.code)
+        call.reply.fail(frame)
+
+
+class _Writable:
+    """Lets a loop wait while the client's write buffer is full."""
+
+    __slots__ = ("_waiter",)
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self, writable: bool) -> None:
+        if not writable:
+            self._waiter = asyncio.get_running_loop().create_future()
+        elif self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        if self._waiter is not None:
+            await self._waiter
+
+
+async def _pieces(call: Call) -> AsyncIterator[bytes]:
+    """The client's body as it arrives; an upload of gigabytes never stands in memory."""
+    call.invite_body()
+    while not call.body.at_eof():
+        piece = await call.body.readany()
+        call.timeline.bytes_in += len(piece)
+        if piece:
+            yield piece
+
+
+def _has_body(fields: list[Field]) -> bool:
+    length = first(fields, b"content-length")
+    return (length is not None and length.strip() != b"0") or first(fields, b"transfer-encoding") is not None
+
+
+def via_value(fields: list[Field], own: str) -> str:
+    """The ``Via`` of a request that goes on: what stood there, and we (RFC 9110 section 7.6.3)."""
+    earlier = [value.decode("latin-1") for name, value in fields if name.lower() == b"via"]
+    return ", ".join([*earlier, own])
+
+
+def _outcome(status: int) -> Outcome:
+    if status >= 500:
+        return Outcome.UPSTREAM_ERROR
+    return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK

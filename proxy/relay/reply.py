@@ -1,0 +1,168 @@
+"""The reply to one client, written straight to its transport.
+
+aiohttp's own response object frames and buffers; here a chunk that is already framed is passed on as it is. What must
+live here: which bytes went out, and how a reply ends well or badly. What it must not know: Ollama, JSON, time.
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.wire.headers import Field, encode, end_to_end
+from proxy.wire.http1 import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+
+class ClientConnection(Protocol):
+    """What the listening side hands in: one client's connection."""
+
+    transport: asyncio.Transport | None
+    on_writable: Callable[[bool], None] | None
+
+
+class ClientReply:
+    """One reply.
+
+    Args:
+        connection: The client's; its transport is ``None`` once it left.
+        is_http11: An older client cannot read chunks: the end of the connection ends its body.
+        is_head: No body is written.
+        close: Say ``Connection: close``.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_is_head",
+        "_is_http11",
+        "_tail",
+        "body_bytes",
+        "close",
+        "ended",
+        "started",
+    )
+
+    def __init__(self, connection: ClientConnection, *, is_http11: bool, is_head: bool, close: bool) -> None:
+        self._connection = connection
+        self._is_http11 = is_http11
+        self._is_head = is_head
+        self._chunked = False
+        self._tail = b""
+        self.close = close or not is_http11
+        self.started = False
+        self.ended = False
+        self.body_bytes = 0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "started" if self.started else "waiting"
+        return f"<ClientReply {state}, {self.body_bytes} bytes>"
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes of the body that went out, at least two where there were as many."""
+        return self._tail[-2:]
+
+    def start(
+        self, status: int, reason: bytes, fields: Sequence[Field], *, has_length: bool, has_body: bool = True
+    ) -> None:
+        """Write the head.
+
+        Args:
+            status: Of the reply.
+            reason: Empty: the usual phrase.
+            fields: End-to-end fields, a ``Content-Length`` among them where ``has_length``.
+            has_length: Otherwise the body is chunked.
+            has_body: False for 204 and 304.
+        """
+        out = list(fields)
+        if not has_length and has_body and not self._is_head:
+            if self._is_http11:
+                self._chunked = True
+                out.append((b"Transfer-Encoding", b"chunked"))
+            else:
+                self.close = True
+        if self.close:
+            out.append((b"Connection", b"close"))
+        self.started = True
+        self._write(encode(b"HTTP/1.1 %d %b" % (status, reason or _phrase(status)), out))
+
+    def write(self, payload: bytes) -> None:
+        """A piece of the body, without framing."""
+        if payload and not self._is_head:
+            self._count(payload)
+            self._write(chunk(payload) if self._chunked else payload)
+
+    def write_framed(self, raw: bytes, payload: bytes) -> None:
+        """A piece of a chunked body with the framing that it came with."""
+        if self._is_head:
+            return
+        self._count(payload)
+        self._write(raw if self._chunked else payload)
+
+    def end(self) -> None:
+        """The body is complete."""
+        self.ended = True
+        if self._chunked and not self._is_head:
+            self._write(LAST_CHUNK)
+
+    def fail(self, frame: bytes, *, owed_bytes: int = 0, owes_line_end: bool = False) -> None:
+        """The body cannot be completed: write an error frame, and end the connection without the last chunk.
+
+        Args:
+            frame: Closes what was cut and tells the error.
+            owed_bytes: What is missing in a chunk of which a part is out: the frame's first bytes fill it, so that a
+                reader that waits for the whole chunk sees them.
+            owes_line_end: Only that chunk's line end is missing.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        self.close = True
+        transport = self._connection.transport
+        if transport is None:
+            return
+        if frame and self._chunked:
+            filling = frame[:owed_bytes]
+            rest = frame[owed_bytes:]
+            is_full = len(filling) == owed_bytes
+            if (owed_bytes and is_full) or owes_line_end:
+                filling += b"\r\n"
+            self._write(filling + (chunk(rest) if rest and is_full else b""))
+        elif frame and not self._is_http11:
+            # To an older client the end of the connection is the end of the body; only a reset tells it otherwise.
+            self._write(frame)
+            transport.abort()
+            return
+        transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection with what is not yet written."""
+        self.ended = True
+        self.close = True
+        if self._connection.transport is not None:
+            self._connection.transport.abort()
+
+    def _count(self, payload: bytes) -> None:
+        self.body_bytes += len(payload)
+        self._tail = payload if len(payload) > 1 else self._tail[-1:] + payload
+
+    def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+
+def passed_fields(fields: Sequence[Field], without: frozenset[bytes] = frozenset()) -> list[Field]:
+    """The fields of an upstream's head that cross to the client."""
+    return end_to_end(fields, without)
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return http.HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""

@@ -1,0 +1,95 @@
+"""What a request target asks for, and which targets and framings are not passed on. Pure.
+
+Source: RFC 9112 sections 3.2 and 6.1; reliability notes on what aiohttp 3.14.5 accepts and leaves to its user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.errors import BadRequest, MisdirectedLoop, PilotlightError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.wire.headers import Field
+
+
+class NotImplementedHere(PilotlightError):
+    status = 501
+    code = "not_implemented"
+
+
+class MethodNotAllowed(PilotlightError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class VersionNotSupported(PilotlightError):
+    status = 505
+    code = "version_not_supported"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes.
+
+    Attributes:
+        path: Path and query as received, beginning with a slash; ``*`` for ``OPTIONS *``.
+        authority: Of an absolute-form target, ``None`` otherwise. It takes the place of Host (RFC 9112 3.2.2).
+    """
+
+    path: str
+    authority: str | None = None
+
+
+def parse_target(raw: str) -> Target:
+    """Read origin-form, absolute-form and asterisk-form.
+
+    Raises:
+        BadRequest: None of them.
+    """
+    if raw.startswith("/") or raw == "*":
+        return Target(raw)
+    scheme, separator, rest = raw.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise BadRequest("the request target is not one that a server is asked for")
+    cut = min((i for i in (rest.find(mark) for mark in "/?") if i >= 0), default=len(rest))
+    authority, path = rest[:cut], rest[cut:]
+    if not authority or "@" in authority:
+        raise BadRequest("the request target has no usable authority")
+    return Target(path if path.startswith("/") else "/" + path, authority)
+
+
+def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field]) -> None:
+    """Refuse what cannot be relayed without changing its meaning.
+
+    Raises:
+        MethodNotAllowed: CONNECT.
+        VersionNotSupported: Neither HTTP/1.0 nor 1.1; aiohttp reads an HTTP/0.9 line too.
+        NotImplementedHere: A transfer coding beside chunked, which aiohttp drops silently.
+        BadRequest: A field value that is not UTF-8 and would vanish on the way out.
+    """
+    if method == "CONNECT":
+        raise MethodNotAllowed("CONNECT is not offered here")
+    if version not in ((1, 0), (1, 1)):
+        raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
+    for name, value in fields:
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise NotImplementedHere("the only transfer coding is chunked")
+        if not value.isascii():
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                raise BadRequest("a header value is not UTF-8") from None
+
+
+def refuse_loop(fields: Sequence[Field], own_name: bytes) -> None:
+    """Refuse a request that this proxy has sent itself.
+
+    Raises:
+        MisdirectedLoop: Our name stands in ``Via`` (RFC 9110 section 7.6.3).
+    """
+    if any(name.lower() == b"via" and own_name in value for name, value in fields):
+        raise MisdirectedLoop("this request has already been through this proxy: upstream.url points back at it")

@@ -1,0 +1,277 @@
+"""One connection to Ollama, and one exchange on it at a time: the hot path's own client.
+
+Bytes go from the socket into a *sink* without a task switch, a queue or new framing. What must live here: reading the
+head, following the framing, knowing the end. What it must not know: what is in a body, who the client is.
+
+Everything that is not a generation on an ``http://`` upstream goes through aiohttp's client (``general``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from proxy.errors import PilotlightError, UpstreamBroken
+from proxy.wire.headers import Field, encode
+from proxy.wire.http1 import MAX_HEAD_BYTES, ChunkFollower, ProtocolError, ReplyHead, parse_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CUT_MESSAGE: Final = "upstream connection lost before completion"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """A request with its whole body.
+
+    Attributes:
+        method: As the client sent it.
+        target: Path and query, still percent-encoded.
+        fields: All of the head, ``Host`` and ``Content-Length`` included.
+        body: May be empty.
+    """
+
+    method: str
+    target: str
+    fields: list[Field]
+    body: bytes
+
+    def encode(self) -> bytes:
+        return encode(f"{self.method} {self.target} HTTP/1.1".encode("latin-1"), self.fields) + self.body
+
+
+class NoReply(UpstreamBroken):
+    """The connection ended before one byte of a reply came.
+
+    On a connection that was used before, Ollama may have closed it while the request was on its way (RFC 9112
+    section 9.3.1): such a request may be sent once more, on a fresh one.
+    """
+
+
+class Sink(Protocol):
+    """Takes one reply as it arrives. Called on the event loop, in order, from the socket's own callback."""
+
+    def on_head(self, head: ReplyHead) -> None:
+        """The final head. Called once, before everything else."""
+
+    def on_body(self, raw: bytes, payload: bytes) -> None:
+        """A piece of the body: as it was framed, and without framing. Both are the same where it is not chunked."""
+
+    def on_end(self) -> None:
+        """The body is complete."""
+
+    def on_failure(self, error: PilotlightError) -> None:
+        """The exchange failed; ``on_head`` may or may not have been called. Nothing follows."""
+
+
+class _Phase(enum.IntEnum):
+    IDLE = 0
+    HEAD = 1
+    CHUNKED = 2
+    COUNTED = 3
+    UNTIL_CLOSE = 4
+    CLOSED = 5
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A pooled connection.
+
+    Args:
+        on_free: Called when an exchange ended and the connection may carry another.
+        on_closed: Called once when the connection is gone.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_head_bytes",
+        "_is_head_request",
+        "_on_closed",
+        "_on_free",
+        "_phase",
+        "_remaining_bytes",
+        "_reusable",
+        "_sink",
+        "_transport",
+        "exchanges",
+        "idle_since",
+    )
+
+    def __init__(
+        self,
+        on_free: Callable[[UpstreamConnection], None],
+        on_closed: Callable[[UpstreamConnection], None],
+    ) -> None:
+        self._on_free = on_free
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._phase = _Phase.IDLE
+        self._head_bytes = b""
+        self._chunks = ChunkFollower()
+        self._remaining_bytes = 0
+        self._reusable = False
+        self.exchanges = 0
+        self.idle_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self._phase.name.lower()}, {self.exchanges} exchanges>"
+
+    @property
+    def is_idle(self) -> bool:
+        return self._phase is _Phase.IDLE and self._transport is not None and not self._transport.is_closing()
+
+    def carries(self, sink: Sink) -> bool:
+        """Whether this connection's exchange is still that sink's."""
+        return self._sink is sink
+
+    def start(self, request: bytes, sink: Sink) -> None:
+        """Send a request and give its reply to a sink.
+
+        Args:
+            request: Head and body.
+            sink: Gets the reply. After :meth:`abort` it is not called any more.
+        """
+        if self._transport is None or self._phase is not _Phase.IDLE:
+            raise RuntimeError(f"{self!r} cannot take a request")
+        self._sink = sink
+        self._phase = _Phase.HEAD
+        self._head_bytes = b""
+        self.exchanges += 1
+        self._transport.write(request)
+
+    def abort(self) -> None:
+        """End the exchange by closing the connection: the only way to tell Ollama to stop (server/routes.go)."""
+        self._sink = None
+        self._close()
+
+    def pause_reading(self) -> None:
+        """Stop taking bytes, because the client does not take them; idempotent."""
+        if self._transport is not None and not self._transport.is_closing() and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        try:
+            if phase is _Phase.CHUNKED:
+                self._feed_chunked(data)
+            elif phase is _Phase.HEAD:
+                self._feed_head(data)
+            elif phase is _Phase.COUNTED:
+                self._feed_counted(data)
+            elif phase is _Phase.UNTIL_CLOSE:
+                self._deliver(data, data)
+            else:
+                # Bytes that nobody asked for: whatever they are, they must not be read as the next reply.
+                self._close()
+        except (ProtocolError, ValueError) as error:
+            self._fail(UpstreamBroken(f"the upstream's reply is malformed: {error}"))
+
+    def eof_received(self) -> bool | None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        phase, self._phase = self._phase, _Phase.CLOSED
+        sink, self._sink = self._sink, None
+        self._transport = None
+        if sink is not None:
+            if phase is _Phase.UNTIL_CLOSE and exc is None:
+                sink.on_end()
+            elif phase is _Phase.HEAD and not self._head_bytes:
+                sink.on_failure(NoReply("the upstream closed the connection without a reply"))
+            else:
+                sink.on_failure(UpstreamBroken(CUT_MESSAGE))
+        self._on_closed(self)
+
+    def _feed_head(self, data: bytes) -> None:
+        if self._head_bytes:
+            data = self._head_bytes + data
+        self._head_bytes = data
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise ProtocolError("the head is too large")
+                self._head_bytes = data
+                return
+            head = parse_head(data[:end])
+            data = data[end + 4 :]
+            if head is not None:
+                break
+        self._begin_body(head, data)
+
+    def _begin_body(self, head: ReplyHead, rest: bytes) -> None:
+        self._reusable = head.reusable
+        if head.chunked:
+            self._phase = _Phase.CHUNKED
+            self._chunks = ChunkFollower()
+        elif head.length_bytes is None:
+            self._phase = _Phase.UNTIL_CLOSE
+        else:
+            self._phase = _Phase.COUNTED
+            self._remaining_bytes = head.length_bytes
+        if self._sink is not None:
+            self._sink.on_head(head)
+        if self._phase is _Phase.COUNTED:
+            self._feed_counted(rest)
+        elif rest:
+            self.data_received(rest)
+
+    def _feed_chunked(self, data: bytes) -> None:
+        chunks = self._chunks
+        raw, payload = chunks.feed(data)
+        if raw:
+            self._deliver(raw, payload)
+        if chunks.done:
+            self._finish(chunks.surplus)
+
+    def _feed_counted(self, data: bytes) -> None:
+        piece = data[: self._remaining_bytes]
+        self._remaining_bytes -= len(piece)
+        if piece:
+            self._deliver(piece, piece)
+        if self._remaining_bytes == 0:
+            self._finish(data[len(piece) :])
+
+    def _deliver(self, raw: bytes, payload: bytes) -> None:
+        if self._sink is not None:
+            self._sink.on_body(raw, payload)
+
+    def _finish(self, surplus: bytes) -> None:
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        self._phase = _Phase.IDLE
+        if surplus or not self._reusable:
+            self._close()
+            sink.on_end()
+            return
+        # A client that stalled may have paused us at the very end.
+        self.resume_reading()
+        self._on_free(self)
+        sink.on_end()
+
+    def _fail(self, error: PilotlightError) -> None:
+        sink, self._sink = self._sink, None
+        self._close()
+        if sink is not None:
+            sink.on_failure(error)
+
+    def _close(self) -> None:
+        self._phase = _Phase.CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def open_chunk(self) -> tuple[int, bool]:
+        """``(owed_bytes, owes_line_end)`` of the chunk that was being relayed, for ending it after a cut."""
+        return self._chunks.owed_bytes, self._chunks.owes_line_end

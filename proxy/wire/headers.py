@@ -1,0 +1,92 @@
+"""Which header fields cross the proxy, and what it adds.
+
+Fields are pairs of bytes, in order, with the case and the repetitions of the sender: what is not named here arrives
+as it was sent. Source: RFC 9110 section 7.6.1 (hop-by-hop fields and those that ``Connection`` names).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Field = tuple[bytes, bytes]
+
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+    )
+)
+# Naming these in Connection must not take them away: they decide framing and routing (RFC 9112 section 6.3).
+_NEVER_NAMED_AWAY = frozenset((b"content-length", b"host"))
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def _named_in_connection(fields: Iterable[Field]) -> frozenset[bytes]:
+    named = {
+        token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")
+    }
+    return frozenset(named - _NEVER_NAMED_AWAY)
+
+
+def end_to_end(fields: Sequence[Field], without: frozenset[bytes] = frozenset()) -> list[Field]:
+    """Drop the fields that are meant for one hop.
+
+    Args:
+        fields: As received.
+        without: Further names to drop, lower case.
+    """
+    named = _named_in_connection(fields)
+    dropped = _HOP_BY_HOP | without | named if named else _HOP_BY_HOP | without
+    return [field for field in fields if field[0].lower() not in dropped]
+
+
+def first(fields: Iterable[Field], name: bytes) -> bytes | None:
+    """The first value of a field, or ``None``. ``name`` in lower case."""
+    for key, value in fields:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def has_token(fields: Iterable[Field], name: bytes, token: bytes) -> bool:
+    """Whether a comma-separated field contains a token, without regard to case."""
+    return any(
+        token == part.strip().lower() for key, value in fields if key.lower() == name for part in value.split(b",")
+    )
+
+
+def valid_request_id(value: bytes | None) -> bool:
+    """Whether a client's X-Request-Id is kept: 1 to 128 visible ASCII characters."""
+    return value is not None and _REQUEST_ID.fullmatch(value) is not None
+
+
+def encode(start_line: bytes, fields: Iterable[Field]) -> bytes:
+    """A message head, with its closing blank line."""
+    parts = [start_line]
+    for name, value in fields:
+        parts += (b"\r\n", name, b": ", value)
+    parts.append(b"\r\n\r\n")
+    return b"".join(parts)
+
+
+def stream_fields(fields: Sequence[Field]) -> list[Field]:
+    """What is added to a stream's head so that no hop behind us holds it back.
+
+    A ``Cache-Control`` of Ollama's own stays as it is; fields of that name are read as one list (RFC 9110 5.3).
+    """
+    cache_control = first(fields, b"cache-control")
+    if cache_control is None:
+        return [(b"X-Accel-Buffering", b"no"), (b"Cache-Control", b"no-cache, no-transform")]
+    return [(b"X-Accel-Buffering", b"no"), (b"Cache-Control", b"no-transform")]

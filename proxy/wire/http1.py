@@ -1,0 +1,251 @@
+"""Reading the head of an HTTP/1.1 reply and following chunked framing, on bytes, without input or output.
+
+Strict about what it accepts, because a reply that is read differently here than it was meant leaks into the next one
+on the same connection (RFC 9112 sections 5, 6.3, 7.1, 11.2). aiohttp's own parser serves every other use.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from proxy.wire.headers import Field
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+_MAX_SIZE_LINE_BYTES: Final = 256
+_MAX_TRAILER_BYTES: Final = 8 * 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_FIELD_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)[ \t]*"
+)
+_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+class ProtocolError(Exception):
+    """The peer did not speak HTTP/1.1 as it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """The head of a final reply.
+
+    Attributes:
+        status: 200 to 599.
+        reason: As sent, may be empty.
+        fields: As sent, in order.
+        chunked: The body is chunked.
+        length_bytes: Of the body; ``None`` when it is chunked or ends with the connection.
+        reusable: The connection may carry another request afterwards.
+        content_type: Lower case, without parameters.
+    """
+
+    status: int
+    reason: bytes
+    fields: tuple[Field, ...]
+    chunked: bool
+    length_bytes: int | None
+    reusable: bool
+    content_type: bytes
+
+    @property
+    def is_stream(self) -> bool:
+        return self.content_type in (b"application/x-ndjson", b"text/event-stream")
+
+
+def parse_head(head: bytes) -> ReplyHead | None:
+    """Parse the bytes up to, and without, the blank line.
+
+    Returns:
+        The head, or ``None`` for an interim (1xx) reply, which is read and dropped.
+
+    Raises:
+        ProtocolError: Anything that RFC 9112 forbids a sender, or that has two readings.
+    """
+    lines = head.split(b"\r\n")
+    status_line = _STATUS_LINE.fullmatch(lines[0])
+    if status_line is None:
+        raise ProtocolError("malformed status line")
+    status = int(status_line[2])
+    fields = tuple(_field(line) for line in lines[1:])
+    if status < 200:
+        if status == 101:
+            raise ProtocolError("unexpected upgrade")
+        return None
+    return _framed(status, status_line[3] or b"", status_line[1] == b"1", fields)
+
+
+def _field(line: bytes) -> Field:
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError("malformed header field")
+    return match[1], match[2]
+
+
+def _framed(status: int, reason: bytes, is_http11: bool, fields: tuple[Field, ...]) -> ReplyHead:
+    lengths: set[bytes] = set()
+    codings: list[bytes] = []
+    reusable = is_http11
+    content_type = b""
+    for name, value in fields:
+        lower = name.lower()
+        if lower == b"content-length":
+            lengths.add(value)
+        elif lower == b"transfer-encoding":
+            codings.append(value.lower())
+        elif lower == b"connection":
+            reusable = reusable and b"close" not in value.lower()
+        elif lower == b"content-type" and not content_type:
+            content_type = value.partition(b";")[0].strip().lower()
+    if codings and (codings != [b"chunked"] or lengths or not is_http11):
+        raise ProtocolError("ambiguous framing")
+    if len(lengths) > 1:
+        raise ProtocolError("two lengths")
+    length = _length(lengths)
+    if status in (204, 304):
+        codings, length = [], 0
+    reusable = reusable and (bool(codings) or length is not None)
+    return ReplyHead(status, reason, fields, bool(codings), length, reusable, content_type)
+
+
+def _length(lengths: set[bytes]) -> int | None:
+    if not lengths:
+        return None
+    (text,) = lengths
+    if _DIGITS.fullmatch(text) is None:
+        raise ProtocolError("malformed length")
+    return int(text)
+
+
+class ChunkFollower:
+    """Follows chunked framing through a stream that is cut anywhere.
+
+    Attributes:
+        owed_bytes: How much of the chunk whose size line was already returned is still to come.
+        owes_line_end: Its data are complete, its line end was not yet returned.
+        done: The last chunk and the trailer were read.
+        surplus: Bytes after the end; a peer that sends them is not reused.
+    """
+
+    __slots__ = ("_held", "_in_trailer", "_pieces", "_raw", "done", "owed_bytes", "owes_line_end", "surplus")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._in_trailer = False
+        self._pieces: list[bytes] = []
+        self._raw: list[bytes] = []
+        self.owed_bytes = 0
+        self.owes_line_end = False
+        self.done = False
+        self.surplus = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take what arrived.
+
+        Returns:
+            ``(raw, payload)``: the same bytes with and without framing. A size line that is not complete is kept
+            back until it is; the last chunk and the trailer are never returned, so that the caller decides how a
+            body ends.
+
+        Raises:
+            ProtocolError: The framing is broken.
+        """
+        if not self._held and not self.owed_bytes and not self.owes_line_end and not self._in_trailer:
+            whole = _single_chunk(data)
+            if whole is not None:
+                return data, whole
+        return self._walk(data)
+
+    def _walk(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        self._pieces, self._raw = [], []
+        position = 0
+        while position < len(data) and not self.done:
+            if self._in_trailer:
+                position = self._trailer(data, position)
+            elif self.owed_bytes:
+                position = self._take(data, position)
+            elif self.owes_line_end:
+                position = self._line_end(data, position)
+            else:
+                position = self._size_line(data, position)
+        if self.done:
+            self.surplus = data[position:]
+        return b"".join(self._raw), b"".join(self._pieces)
+
+    def _take(self, data: bytes, position: int) -> int:
+        piece = data[position : position + self.owed_bytes]
+        self._pieces.append(piece)
+        self._raw.append(piece)
+        self.owed_bytes -= len(piece)
+        self.owes_line_end = self.owed_bytes == 0
+        return position + len(piece)
+
+    def _line_end(self, data: bytes, position: int) -> int:
+        end = data[position : position + 2]
+        if end == b"\r":
+            return self._hold(data, position)
+        if end != b"\r\n":
+            raise ProtocolError("a chunk without its line end")
+        self._raw.append(end)
+        self.owes_line_end = False
+        return position + 2
+
+    def _size_line(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n", position)
+        if end < 0:
+            if len(data) - position > _MAX_SIZE_LINE_BYTES:
+                raise ProtocolError("a chunk size line is too long")
+            return self._hold(data, position)
+        match = _SIZE_LINE.fullmatch(data, position, end)
+        if match is None:
+            raise ProtocolError("malformed chunk size")
+        size = int(match[1], 16)
+        if size == 0:
+            self._in_trailer = True
+            return end + 2
+        self._raw.append(data[position : end + 2])
+        self.owed_bytes = size
+        return end + 2
+
+    def _trailer(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n", position)
+        if end < 0:
+            if len(data) - position > _MAX_TRAILER_BYTES:
+                raise ProtocolError("the trailer is too long")
+            return self._hold(data, position)
+        if end == position:
+            self.done = True
+        return end + 2
+
+    def _hold(self, data: bytes, position: int) -> int:
+        self._held = data[position:]
+        return len(data)
+
+
+def _single_chunk(data: bytes) -> bytes | None:
+    """The payload, where a piece is exactly one whole chunk: what Ollama sends for nearly every token."""
+    end = data.find(b"\r\n", 0, 10)
+    if end <= 0 or not data.endswith(b"\r\n"):
+        return None
+    try:
+        size = int(data[:end], 16)
+    except ValueError:
+        return None
+    # int() also reads "0x7f", "+7f" and "7_f", which are no chunk sizes: only the plain spelling takes this way.
+    if size + end + 4 != len(data) or size == 0 or b"%x" % size != data[:end]:
+        return None
+    return data[end + 2 : -2]
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk around a payload that is not empty."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
