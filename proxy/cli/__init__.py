@@ -8,6 +8,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli.check import check
+from proxy.cli.demo import demo
 from proxy.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -30,6 +31,7 @@ def _pilotlight(
 
 app.command()(serve)
 app.command()(check)
+app.command()(demo)
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""Programs that a measurement starts and must not leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+_STOP_S = 5.0
+_POLL_S = 0.05
+
+
+class ChildError(Exception):
+    """A program that we need did not start, or ended on its own."""
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Child:
+    """``pilotlight`` with the given arguments, for as long as the context lasts.
+
+    It gets a session of its own, so that a Ctrl-C on the terminal reaches only us and we decide what ends when. What it
+    writes goes to ``log``. Leaving the context, by cancellation too, ends it: politely, then at once.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
+        self._arguments = arguments
+        self._log = log
+        self._environ = environ
+        self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<Child {self._arguments[0]} {'running' if self.is_running else 'ended'}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def __aenter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "proxy",
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environ,
+                start_new_session=True,
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _STOP_S)
+        finally:
+            # Also when we are cancelled a second time while waiting.
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    async def wait_listening(self, port: int, timeout_s: float) -> None:
+        """Return once the port takes connections.
+
+        Raises:
+            ChildError: The program ended, or the time is over; with the end of what it wrote.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.is_running:
+                    try:
+                        _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    except OSError:
+                        await asyncio.sleep(_POLL_S)
+                    else:
+                        writer.close()
+                        return
+        except TimeoutError:
+            raise ChildError(self.describe(f"did not listen within {timeout_s:g} s")) from None
+        raise ChildError(self.describe("ended at once"))
+
+    def describe(self, what: str) -> str:
+        """One sentence about this program, and the last lines that it wrote."""
+        tail = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+        return "\n".join([f"`pilotlight {' '.join(self._arguments)}` {what}", *(f"    {line}" for line in tail)])
