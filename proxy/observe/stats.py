@@ -21,8 +21,12 @@ WINDOW = 1000
 """Calls per model that percentiles are made of: enough for a P95 that rests on 50 values."""
 
 
+MOST_MODELS = 64
+"""Labels are bounded at any moment but change over weeks; the window that was not written to for longest goes."""
+
+
 class Stats:
-    """Windows per model. The label comes from the metrics, whose rules bound how many there can be.
+    """Windows per model. The label comes from the metrics, whose rules bound how many there can be at a time.
 
     Args:
         window: Calls per model.
@@ -32,22 +36,30 @@ class Stats:
         self._window = window
         self._models: dict[str, _Window] = {}
 
+    def __repr__(self) -> str:
+        return f"<Stats models={len(self._models)} window={self._window}>"
+
     def add(self, label: str, t: Timeline) -> None:
         """Note a finished call."""
-        window = self._models.get(label)
+        window = self._models.pop(label, None)
         if window is None:
-            window = self._models[label] = _Window(self._window)
+            window = _Window(self._window)
+            if len(self._models) >= MOST_MODELS:
+                del self._models[next(iter(self._models))]
+        # At the end again: the first one is the one that was not written to for longest.
+        self._models[label] = window
         window.add(t)
 
-    def keep_only(self, labels: Iterable[str]) -> None:
-        """Drop the windows of models that have no label any more."""
-        kept = set(labels)
-        for label in [label for label in self._models if label not in kept]:
-            del self._models[label]
-
     def snapshot(self) -> dict[str, Any]:
-        """Figures per model: counts since the start, and summaries of the window in seconds."""
-        return {"window": self._window, "models": {label: window.snapshot() for label, window in self._models.items()}}
+        """Figures per model: counts since the start, and summaries of the window in seconds.
+
+        May run in a thread while calls are added: each collection is copied by one call that nothing interrupts.
+        """
+        windows = list(self._models.items())
+        return {
+            "window": self._window,
+            "models": {label: window.snapshot() for label, window in sorted(windows, key=_label)},
+        }
 
 
 class _Window:
@@ -78,8 +90,12 @@ class _Window:
             "ttft": summary([value for value, _ in first_tokens]),
             "ttft_warm": summary([value for value, kind in first_tokens if kind is Start.WARM]),
             "ttft_cold": summary([value for value, kind in first_tokens if kind is Start.COLD]),
-            "total": summary(self._totals),
+            "total": summary(list(self._totals)),
         }
+
+
+def _label(item: tuple[str, _Window]) -> str:
+    return item[0]
 
 
 def summary(values: Iterable[float]) -> dict[str, float | int] | None:

@@ -1,0 +1,167 @@
+"""The admin port: health, metrics, recent requests, models, statistics. Nothing here shows a prompt.
+
+Read-only: GET and HEAD. Every answer but ``/metrics`` and ``/`` is JSON, errors among them. What the pages show is
+handed in as callables, so that this module knows neither the relay nor the keeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+import structlog
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from proxy.observe.metrics import Metrics
+    from proxy.observe.recent import Recent
+    from proxy.observe.stats import Stats
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = structlog.get_logger("proxy.admin")
+
+
+class Page(NamedTuple):
+    """A route of the admin port."""
+
+    path: str
+    summary: str
+
+
+PAGES = (
+    Page("/", "this list"),
+    Page("/livez", "200 while the process runs"),
+    Page("/readyz", "200 when requests will be answered without a load; ?verbose tells why not"),
+    Page("/healthz", "another name of /readyz"),
+    Page("/metrics", "for Prometheus; OpenMetrics where it is asked for"),
+    Page("/requests", "the last 1,000 requests, newest first; ?limit=N"),
+    Page("/models", "the models that are kept or resident"),
+    Page("/stats", "percentiles of the first token and of the whole, per model"),
+)
+
+
+class AdminPages:
+    """The handlers.
+
+    Args:
+        metrics, recent, stats: What the observer writes.
+        is_ready: Whether ``/readyz`` says 200.
+        report: What ``/readyz?verbose`` adds: anything that JSON can hold.
+        models: The rows of ``/models``.
+        extra_stats: Sections of ``/stats`` beside the models (queue, cache, limits), each by its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        recent: Recent,
+        stats: Stats,
+        is_ready: Callable[[], bool],
+        report: Callable[[], Mapping[str, Any]],
+        models: Callable[[], Sequence[Mapping[str, Any]]],
+        extra_stats: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._metrics = metrics
+        self._recent = recent
+        self._stats = stats
+        self._is_ready = is_ready
+        self._report = report
+        self._models = models
+        self._extra_stats = extra_stats
+
+    async def index(self, request: web.Request) -> web.Response:
+        width = max(len(page.path) for page in PAGES)
+        lines = [f"{page.path:<{width}}  {page.summary}" for page in PAGES]
+        return web.Response(text="\n".join(["Pilotlight, admin port", "", *lines, ""]))
+
+    async def livez(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        is_ready = self._is_ready()
+        body: dict[str, Any] = {"status": "ready" if is_ready else "not ready"}
+        if "verbose" in request.query:
+            body.update(self._report())
+        return _json(body, status=200 if is_ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        # In a thread: with 200 histogram children the page takes 40 ms, in which no token would be relayed.
+        page, content_type = await asyncio.to_thread(self._metrics.encode, request.headers.get("Accept", ""))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+    async def requests(self, request: web.Request) -> web.Response:
+        asked = request.query.get("limit", "")
+        if asked and not (asked.isascii() and asked.isdigit() and len(asked) < 10):
+            return _json({"error": "limit must be a whole number"}, status=400)
+        return web.Response(body=self._recent.page(int(asked) if asked else None), content_type="application/json")
+
+    async def models(self, request: web.Request) -> web.Response:
+        return _json({"models": list(self._models())})
+
+    async def stats(self, request: web.Request) -> web.Response:
+        snapshot = await asyncio.to_thread(self._stats.snapshot)
+        return _json({**snapshot, **self._extra_stats()})
+
+
+def build_admin(
+    *,
+    metrics: Metrics,
+    recent: Recent,
+    stats: Stats,
+    is_ready: Callable[[], bool],
+    models: Callable[[], Sequence[Mapping[str, Any]]],
+    report: Callable[[], Mapping[str, Any]] = dict,
+    extra_stats: Callable[[], Mapping[str, Any]] = dict,
+) -> web.Application:
+    """The application of the admin port; its arguments are those of ``AdminPages``."""
+    pages = AdminPages(
+        metrics=metrics,
+        recent=recent,
+        stats=stats,
+        is_ready=is_ready,
+        report=report,
+        models=models,
+        extra_stats=extra_stats,
+    )
+    app = web.Application(middlewares=[_errors_as_json])
+    app.router.add_get("/", pages.index)
+    app.router.add_get("/livez", pages.livez)
+    app.router.add_get("/readyz", pages.readyz)
+    app.router.add_get("/healthz", pages.readyz)
+    app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/requests", pages.requests)
+    app.router.add_get("/models", pages.models)
+    app.router.add_get("/stats", pages.stats)
+    app.on_response_prepare.append(_finish_head)
+    return app
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _json({"error": (error.reason or "error").lower()}, status=error.status, headers=headers)
+    except Exception:
+        # The error boundary of this port: nothing of the error reaches the client.
+        _log.exception("admin page failed", path=request.path)
+        return _json({"error": "internal error"}, status=500)
+
+
+async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
+    # Figures of this moment, and for no one but who asked.
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.pop("Server", None)
+
+
+def _json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body, default=str), status=status, headers=headers, content_type="application/json"
+    )
