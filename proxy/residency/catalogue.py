@@ -1,0 +1,132 @@
+"""What the proxy knows about models: ``/api/show``, asked once per model, and the digests of ``/api/tags``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import PilotlightError
+from proxy.rewrite.facts import ModelFacts, facts_from_show
+from proxy.wire.names import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxy.observe.metrics import Metrics
+    from proxy.upstream.ollama import Ollama, TagEntry
+
+# Ollama's own models are as many as it has stored; this is against one with thousands.
+_MOST_REMEMBERED: Final = 1_000
+
+
+class Catalogue:
+    """Remembers models until they may have changed.
+
+    Args:
+        ollama: Asked where nothing is remembered.
+        metrics: Told of hits and misses.
+    """
+
+    def __init__(self, ollama: Ollama, metrics: Metrics) -> None:
+        self._ollama = ollama
+        self._metrics = metrics
+        self._facts: dict[str, ModelFacts] = {}
+        self._digests: dict[str, str] | None = None
+        self._version = ""
+        self._same_render: dict[tuple[str, str], bool] = {}
+        self._asking: dict[str, asyncio.Task[ModelFacts | None]] = {}
+        self._generation = 0
+
+    def __repr__(self) -> str:
+        return f"<Catalogue {len(self._facts)} models, {len(self._asking)} being asked for>"
+
+    def cached(self, name: str) -> ModelFacts | None:
+        """What is remembered of a model, without asking."""
+        return self._facts.get(canonical(name))
+
+    async def facts(self, name: str) -> ModelFacts | None:
+        """What is known of a model; asks Ollama once, whoever else asks for the same meanwhile.
+
+        Returns:
+            ``None`` where Ollama does not have it, or does not answer: then nothing is rewritten.
+        """
+        name = canonical(name)
+        known = self._facts.get(name)
+        self._metrics.cache_lookup("show", known is not None)
+        if known is not None:
+            return known
+        task = self._asking.get(name)
+        if task is None:
+            # A task of its own: the client that asked first may leave while others wait for the same answer.
+            task = self._asking[name] = asyncio.create_task(self._ask(name), name=f"show {name}")
+            task.add_done_callback(lambda _: self._asking.pop(name, None))
+        return await asyncio.shield(task)
+
+    def forget(self, name: str | None = None) -> None:
+        """A model was created, copied, deleted or pulled; ``None``: any may have been."""
+        self._generation += 1
+        self._digests = None
+        if name is None:
+            self._facts.clear()
+        else:
+            self._facts.pop(canonical(name), None)
+
+    def on_tags(self, tags: Iterable[TagEntry]) -> list[str]:
+        """Take in what is stored now.
+
+        Returns:
+            The names that are gone or have another digest, and were therefore forgotten.
+        """
+        digests = {canonical(tag.name): tag.digest for tag in tags}
+        changed = [
+            name for name, facts in self._facts.items() if facts.digest and digests.get(name, "") != facts.digest
+        ]
+        for name in changed:
+            del self._facts[name]
+        if changed:
+            self._generation += 1
+        self._digests = digests
+        return changed
+
+    def on_version(self, version: str) -> None:
+        """Another server may render prompts differently, so each model is probed again."""
+        if version != self._version:
+            self._version = version
+            self._facts = {name: dataclasses.replace(facts, same_render=None) for name, facts in self._facts.items()}
+
+    def on_probed(self, facts: ModelFacts, same_render: bool) -> None:
+        """Remember whether generate and chat render the same prompt for this digest on this server."""
+        self._same_render[(self._version, facts.digest or facts.name)] = same_render
+        current = self._facts.get(facts.name)
+        if current is not None and current.digest == facts.digest:
+            self._facts[facts.name] = dataclasses.replace(current, same_render=same_render)
+
+    async def aclose(self) -> None:
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, name: str) -> ModelFacts | None:
+        generation = self._generation
+        try:
+            show = await self._ollama.show(name)
+            if show is None:
+                return None
+            digests: Mapping[str, str] | None = self._digests
+            if digests is None or name not in digests:
+                self.on_tags(await self._ollama.tags())
+                digests = self._digests or {}
+        except PilotlightError:
+            return None
+        facts = facts_from_show(name, digests.get(name, ""), show)
+        same_render = self._same_render.get((self._version, facts.digest or facts.name))
+        if same_render is not None:
+            facts = dataclasses.replace(facts, same_render=same_render)
+        # What was read while something changed may be the old model: used for this request, not remembered.
+        if generation == self._generation:
+            if len(self._facts) >= _MOST_REMEMBERED:
+                self._facts.clear()
+            self._facts[name] = facts
+        return facts

@@ -1,0 +1,76 @@
+"""Asking, once per model and server, whether generate and chat render the same prompt.
+
+Rendering needs the model loaded (v0.24.0, server/routes.go: the runner is scheduled before ``_debug_render_only`` is
+looked at), so the question is put in the background once it is, with the options that it was loaded with. Until the
+answer is there, requests stay generate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from proxy.errors import PilotlightError
+from proxy.rewrite.probe import probe_bodies, same_render
+
+if TYPE_CHECKING:
+    from proxy.residency.catalogue import Catalogue
+    from proxy.residency.runners import Runner
+    from proxy.rewrite.facts import ModelFacts
+    from proxy.upstream.ollama import Ollama
+
+_log: Any = structlog.get_logger("pilotlight.residency")
+
+
+class Prober:
+    """Owns the probes under way.
+
+    Args:
+        ollama: Asked.
+        catalogue: Told.
+        enabled: ``rewrite.generate_to_chat``.
+    """
+
+    def __init__(self, ollama: Ollama, catalogue: Catalogue, *, enabled: bool) -> None:
+        self._ollama = ollama
+        self._catalogue = catalogue
+        self._enabled = enabled
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Prober {sorted(self._tasks)}>"
+
+    def start(self, runner: Runner, facts: ModelFacts) -> None:
+        """Probe a model that is loaded, unless it was or will never be rewritten."""
+        if not self._enabled or facts.same_render is not None or facts.name in self._tasks:
+            return
+        if facts.remote or facts.has_messages or "completion" not in facts.capabilities:
+            return
+        task = asyncio.create_task(self._probe(runner, facts), name=f"probe {facts.name}")
+        self._tasks[facts.name] = task
+        task.add_done_callback(lambda _: self._tasks.pop(facts.name, None))
+
+    async def aclose(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _probe(self, runner: Runner, facts: ModelFacts) -> None:
+        keep_alive = runner.kept.keep_alive if runner.kept is not None else None
+        generate, chat = probe_bodies(facts.name, runner.current, keep_alive)
+        try:
+            rendered = (
+                await self._ollama.render("/api/generate", generate),
+                await self._ollama.render("/api/chat", chat),
+            )
+        except PilotlightError:
+            return
+        same = same_render(*rendered)
+        self._catalogue.on_probed(facts, same)
+        if same:
+            _log.debug("generate and chat render the same prompt", model=facts.name)
+        else:
+            _log.info("generate stays generate: chat renders another prompt, or cannot be asked", model=facts.name)

@@ -1,0 +1,395 @@
+"""What is known about each runner, and how that changes.
+
+One :class:`Runner` per *weights*: Ollama loads one runner per blob, whatever the names that were made from it
+(v0.24.0, server/sched.go, ``schedulerModelKey``). :class:`Runners` is the one owner of them all. Events go in (a load
+began, ended, failed; a request began, ended; an unload; a ``/v1`` call); everyone else reads. There is no I/O and no
+clock in here. What ``/api/ps`` means is ``observation``; what to do about it is ``plan``.
+
+States of a kept model::
+
+    absent -> loading -> resident -> lost -> loading ...
+                 |           |
+                 +-> failed  +-> released -> (the next request for it) -> loading
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ConfigError
+from proxy.rewrite.options import neutral, runner_options
+from proxy.wire.durations import parse_keep_alive
+from proxy.wire.names import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.rewrite.facts import ModelFacts
+    from proxy.settings import KeptModel, Settings
+
+UNRANKED: Final = 1_000_000
+"""Importance of models that are not kept: behind all that are."""
+
+# A model whose load fails for the first time after a success may have met a restart: again at once. Then slower.
+_BACKOFF_S: Final = 5.0
+_LONGEST_BACKOFF_S: Final = 300.0
+# A runner that is gone this soon after its load, for no reason that is known, is being fought over.
+_QUICK_LOSS_S: Final = 60.0
+
+
+class State(enum.StrEnum):
+    """Where a model stands; the names that ``/models`` shows."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    RESIDENT = "resident"
+    LOST = "lost"
+    FAILED = "failed"
+    RELEASED = "released"
+
+
+class Loss(enum.StrEnum):
+    """Why a resident model is lost."""
+
+    NONE = ""
+    EXPIRED = "expired"
+    RESTART = "restart"
+    EVICTED = "evicted"
+    DISPLACED = "displaced"
+    DRIFTED = "drifted"
+
+
+SETTLED: Final = frozenset({State.RESIDENT, State.FAILED, State.RELEASED})
+
+
+@dataclass(slots=True, eq=False)
+class Runner:
+    """What is known about the one runner of some weights. Times are seconds on the monotonic clock.
+
+    Attributes:
+        weights: What it is loaded from; ``name:...`` for a kept model that Ollama has not described yet.
+        facts: Of the name that it is loaded by; ``None`` until Ollama has described it.
+        names: Canonical names that have these weights, as far as they were met.
+        kept: The settings of its most important kept name.
+        rank: That name's place in the settings; 0 is the most important.
+        configured: Runner options that the operator set.
+        current: The runner options that every request carries; ``None`` until the first load decides.
+        confirmed: Our last load of ``current`` succeeded, and nothing since makes that doubtful.
+        expires_at: When Ollama will unload it, as ``/api/ps`` or the end of a request told last.
+        keep_alive_s: The last ``keep_alive`` that Ollama was sent for it; ``None`` where it was sent none.
+        shown_num_ctx: ``context_length`` in ``/api/ps`` after our own load.
+        refused_num_ctx: A growth to this or more did not fit.
+        growths: How often ``num_ctx`` grew.
+        undo: The set before a growth that has not been judged yet.
+        in_flight: Requests that were sent and have not ended.
+        waiting: Requests that wait for its load.
+        used_at: When a request last began or ended.
+        strayed_at: When another set of options was last known or suspected on it (a ``/v1`` call, or seen).
+        present: ``/api/ps`` showed it.
+        displaced_by: Weights that took its place.
+        unfit_beside: Name of the more important model that it does not fit beside.
+        to_unload: It lost a war while it was the one loaded, and has to make room.
+        volatile: It vanishes as soon as it is idle, so loading it ahead of a request is for nothing.
+        warmed_at: When its prompt cache was last warmed; -inf after a load.
+    """
+
+    weights: str
+    facts: ModelFacts | None = None
+    names: set[str] = field(default_factory=set)
+    kept: KeptModel | None = None
+    rank: int = UNRANKED
+    configured: dict[str, object] = field(default_factory=dict)
+    current: dict[str, object] | None = None
+    state: State = State.ABSENT
+    reason: str = ""
+    loss: Loss = Loss.NONE
+    confirmed: bool = False
+    expires_at: float = -math.inf
+    keep_alive_s: float | None = None
+    shown_num_ctx: int | None = None
+    size_bytes: int = 0
+    vram_bytes: int = 0
+    refused_num_ctx: int | None = None
+    growths: int = 0
+    undo: dict[str, object] | None = None
+    in_flight: int = 0
+    waiting: int = 0
+    used_at: float = -math.inf
+    strayed_at: float | None = None
+    stray_told: bool = False
+    present: bool = False
+    seen_at: float = -math.inf
+    loaded_at: float = -math.inf
+    displaced_by: str = ""
+    unfit_beside: str = ""
+    to_unload: bool = False
+    volatile: bool = False
+    failures: int = 0
+    quick_losses: int = 0
+    retry_at: float = -math.inf
+    warmed_at: float = math.inf
+    vram_told: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.name} {self.state}{' ' + self.loss if self.loss else ''} {self.current}>"
+
+    @property
+    def name(self) -> str:
+        """The name that it is loaded and shown by."""
+        if self.kept is not None:
+            return canonical(self.kept.name)
+        return self.facts.name if self.facts is not None else self.weights
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0 or self.waiting > 0
+
+    @property
+    def max_num_ctx(self) -> int | None:
+        if self.kept is not None and self.kept.max_num_ctx is not None:
+            return self.kept.max_num_ctx
+        return self.facts.trained_num_ctx if self.facts is not None else None
+
+    @property
+    def num_ctx(self) -> int | None:
+        """The context that it has, as far as is known."""
+        value = (self.current or {}).get("num_ctx")
+        return value if isinstance(value, int) else self.shown_num_ctx
+
+    @property
+    def own(self) -> dict[str, object]:
+        """Runner options of the Modelfile of the name that it is loaded by."""
+        return runner_options(self.facts.parameters) if self.facts is not None else {}
+
+    def is_known(self, now: float) -> bool:
+        """Whether a request with the current set is certain to find it loaded."""
+        return self.confirmed and (self.expires_at > now or self.in_flight > 0)
+
+
+class Runners:
+    """All runners, by weights.
+
+    Args:
+        settings: For the kept models and the defaults of the others.
+
+    Attributes:
+        contradictions: Kept names that turned out to be the same weights with different options. The more important
+            one's options hold.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._defaults = dict(settings.defaults.options)
+        self._by_weights: dict[str, Runner] = {}
+        self.contradictions: list[ConfigError] = []
+        self._kept_names = {canonical(model.name): (rank, model) for rank, model in enumerate(settings.models)}
+        start = State.ABSENT if settings.residency.warmup else State.RELEASED
+        for name, (rank, model) in self._kept_names.items():
+            placeholder = Runner(f"name:{name}", names={name}, state=start)
+            _keep(placeholder, rank, model)
+            self._by_weights[placeholder.weights] = placeholder
+
+    def __repr__(self) -> str:
+        return f"<Runners {len(self._by_weights)} kept={len(self._kept_names)}>"
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(self._by_weights.values())
+
+    def kept(self) -> list[Runner]:
+        """The kept ones, most important first."""
+        return sorted((runner for runner in self if runner.kept is not None), key=lambda runner: runner.rank)
+
+    def find(self, weights: str) -> Runner | None:
+        return self._by_weights.get(weights)
+
+    def of(self, facts: ModelFacts) -> Runner:
+        """The runner of a model, made known where it is new."""
+        runner = self._by_weights.get(facts.weights)
+        if runner is None or runner.facts is None or facts.name not in runner.names:
+            return self._adopt(facts, runner)
+        if facts.name == runner.facts.name and facts.digest != runner.facts.digest:
+            runner.facts = facts
+        return runner
+
+    def unresolved(self) -> list[str]:
+        """Kept names that Ollama has not described yet, most important first."""
+        return [name for runner in self.kept() if runner.facts is None for name in sorted(runner.names)]
+
+    def on_missing(self, name: str, reason: str) -> None:
+        """Ollama does not have a kept model; with no reason: it has it now."""
+        runner = self._by_weights.get(f"name:{name}")
+        if runner is not None and runner.state is not State.RELEASED:
+            runner.state, runner.reason = (State.FAILED, reason) if reason else (State.ABSENT, "")
+
+    def forget_facts(self, name: str | None) -> None:
+        """A model may have changed: its names are matched to weights anew."""
+        for runner in self:
+            if name is None or name in runner.names:
+                runner.failures = 0
+                runner.retry_at = -math.inf
+
+    def stranger(self, name: str, digest: str) -> Runner:
+        """A runner for a row of ``/api/ps`` that cannot be matched to a model."""
+        weights = f"unknown:{name}@{digest}"
+        return self._by_weights.setdefault(weights, Runner(weights, names={name}))
+
+    def drop_strangers(self) -> None:
+        """Forget what could not be matched to a model and is gone."""
+        for runner in [runner for runner in self if runner.weights.startswith("unknown:") and not runner.present]:
+            self._by_weights.pop(runner.weights, None)
+
+    # --- events ---
+
+    def on_load_started(self, runner: Runner) -> None:
+        runner.state = State.LOADING
+        runner.confirmed = False
+
+    def on_loaded(self, runner: Runner, options: dict[str, object], keep_alive: object | None, now: float) -> None:
+        """Ollama says that it is loaded with these options."""
+        runner.state = State.RESIDENT
+        runner.reason = ""
+        runner.loss = Loss.NONE
+        runner.displaced_by = ""
+        runner.failures = 0
+        runner.retry_at = -math.inf
+        runner.confirmed = options == runner.current
+        runner.strayed_at = None
+        runner.stray_told = False
+        runner.present = True
+        runner.seen_at = now
+        runner.loaded_at = now
+        runner.shown_num_ctx = None
+        runner.warmed_at = -math.inf
+        if keep_alive is not None:
+            runner.keep_alive_s = parse_keep_alive(keep_alive)
+            runner.expires_at = now + (runner.keep_alive_s or 0.0)
+
+    def on_load_failed(self, runner: Runner, reason: str, now: float, jitter: float, *, again_at_once: bool) -> None:
+        """A load failed.
+
+        Args:
+            jitter: 0 to 1, so that many proxies do not knock in step.
+            again_at_once: The connection was lost, which a restart explains; a second one in a row does not count.
+        """
+        runner.confirmed = False
+        runner.failures += 1
+        if again_at_once and runner.failures < 2:
+            runner.state = State.LOST if runner.loss else State.ABSENT
+            return
+        runner.state = State.FAILED
+        runner.reason = reason
+        runner.retry_at = now + _backoff_s(runner.failures, jitter)
+
+    def on_started(self, runner: Runner, now: float) -> None:
+        runner.in_flight += 1
+        runner.used_at = now
+
+    def on_finished(self, runner: Runner, now: float) -> None:
+        runner.in_flight = max(0, runner.in_flight - 1)
+        runner.used_at = now
+        if runner.keep_alive_s is not None:
+            runner.expires_at = now + runner.keep_alive_s
+
+    def on_unloaded(self, runner: Runner) -> None:
+        """A client asked for it to be unloaded, and Ollama agreed."""
+        runner.confirmed = False
+        runner.state = State.RELEASED if runner.kept is not None else State.ABSENT
+        runner.loss = Loss.NONE
+
+    def on_wanted(self, runner: Runner) -> None:
+        """A request for it arrived, which ends a release."""
+        if runner.state is State.RELEASED:
+            runner.state = State.ABSENT
+
+    def on_v1(self, runner: Runner, facts: ModelFacts, now: float) -> None:
+        """A call without options ran on it: Ollama reloaded it with the server's own unless they are the same."""
+        if runner.current is not None and not neutral(runner.current, runner_options(facts.parameters)):
+            runner.confirmed = False
+            runner.strayed_at = now
+
+    def on_growth(self, runner: Runner, target: dict[str, object]) -> None:
+        """The current set is to grow; requests wait for the load from now on."""
+        if runner.undo is None:
+            runner.undo = dict(runner.current or {})
+        runner.current = target
+        runner.confirmed = False
+        runner.growths += 1
+
+    def on_options(self, runner: Runner, target: dict[str, object]) -> None:
+        """A request decides the set: the first one of a model that is not loaded, or any where clients' options win."""
+        if runner.current != target:
+            runner.current = target
+            runner.confirmed = False
+
+    def on_growth_refused(self, runner: Runner) -> None:
+        """The growth did not fit: back to the set before, and no further from now on."""
+        if runner.undo is not None:
+            refused = (runner.current or {}).get("num_ctx")
+            if isinstance(refused, int):
+                runner.refused_num_ctx = min(refused, runner.refused_num_ctx or refused)
+            runner.current = runner.undo
+            runner.undo = None
+
+    def on_upstream_down(self) -> None:
+        for runner in self:
+            runner.confirmed = False
+
+    def _adopt(self, facts: ModelFacts, runner: Runner | None) -> Runner:
+        """Match a name to weights for the first time, or again after it was made anew."""
+        if runner is None:
+            runner = self._by_weights[facts.weights] = Runner(facts.weights)
+            runner.configured = dict(self._defaults)
+        if runner.facts is None:
+            runner.facts = facts
+        for other in list(self):
+            if other is not runner and facts.name in other.names:
+                self._release_name(other, facts.name, runner)
+        runner.names.add(facts.name)
+        if facts.name in self._kept_names:
+            rank, model = self._kept_names[facts.name]
+            self._note_contradiction(runner, rank, model)
+            if runner.kept is None or rank < runner.rank:
+                runner.facts = facts
+                _keep(runner, rank, model)
+                runner.current = {**runner_options(facts.parameters), **runner.configured}
+                runner.confirmed = False
+        return runner
+
+    def _release_name(self, old: Runner, name: str, new: Runner) -> None:
+        """A name has other weights than it had; or it was a placeholder, which hands its place on."""
+        old.names.discard(name)
+        if old.kept is not None and canonical(old.kept.name) == name:
+            new.state = State.RELEASED if old.state is State.RELEASED else State.ABSENT
+            old.kept, old.rank = None, UNRANKED
+        if not old.names and not old.busy:
+            self._by_weights.pop(old.weights, None)
+
+    def _note_contradiction(self, runner: Runner, rank: int, model: KeptModel) -> None:
+        if runner.kept is None or runner.kept is model or dict(runner.kept.options) == dict(model.options):
+            return
+        first, second = sorted([(runner.rank, runner.kept.name), (rank, model.name)])
+        self.contradictions.append(
+            ConfigError(
+                f"models.{second[0]}.options",
+                f"{second[1]} and {first[1]} (models.{first[0]}) are the same weights, so they share one runner; "
+                "give them the same options",
+            )
+        )
+
+
+def _keep(runner: Runner, rank: int, model: KeptModel) -> None:
+    runner.kept, runner.rank = model, rank
+    runner.configured = dict(model.options)
+    runner.current = dict(model.options)
+
+
+def _backoff_s(failures: int, jitter: float) -> float:
+    return min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter)
+
+
+def quick_loss_delay_s(runner: Runner, now: float) -> float:
+    """How long to leave a model alone that is lost again and again for no known reason; 0 for the first two times."""
+    runner.quick_losses = runner.quick_losses + 1 if now - runner.loaded_at < _QUICK_LOSS_S else 0
+    return 0.0 if runner.quick_losses < 2 else _backoff_s(runner.quick_losses - 1, 1.0)

@@ -1,0 +1,384 @@
+"""Residency as the relay sees it: prepare a request, and tell what became of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.errors import LoadFailed, UpstreamTimeout
+from proxy.residency.checklist import Checklist
+from proxy.residency.keeper import Keeper
+from proxy.residency.loads import REAL_LOAD_S, Flight, Loads, Outcome
+from proxy.residency.observation import Watch
+from proxy.residency.probing import Prober
+from proxy.residency.runners import Runner, Runners, State
+from proxy.residency.warm import Warmed, Warmer
+from proxy.rewrite.keepalive import decide
+from proxy.rewrite.options import Unified, grown_num_ctx, header_value, neutral, runner_options, unify
+from proxy.wire.durations import parse_keep_alive
+from proxy.wire.gojson import MISSING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from proxy.observe.metrics import Metrics
+    from proxy.residency.catalogue import Catalogue
+    from proxy.rewrite.facts import ModelFacts
+    from proxy.settings import Settings
+    from proxy.upstream.ollama import Ollama
+    from proxy.wire.gojson import JsonObject
+
+# A request that finds its set changed by others each time it has waited for a load is sent as it is.
+_MOST_LOADS_WAITED_FOR: Final = 4
+_NO_OPTIONS: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What residency wants of one request.
+
+    Attributes:
+        set_options: Options to put in.
+        remove_options: Options to take out.
+        keep_alive: JSON value to put in; ``None`` leaves the request's.
+        told: For ``X-Pilotlight-Options``; "" where nothing was overridden.
+        waited_s: How long the request has waited for a load.
+        cold: That load was a real one.
+        long_prompts: What to do with a prompt that is longer than the context.
+        kept: It is for a kept model.
+    """
+
+    set_options: Mapping[str, object] = field(default_factory=dict)
+    remove_options: frozenset[str] = _NO_OPTIONS
+    keep_alive: object | None = None
+    told: str = ""
+    waited_s: float = 0.0
+    cold: bool = False
+    long_prompts: str = "cut"
+    kept: bool = False
+
+
+_UNTOUCHED: Final = Prepared()
+
+
+class Residency:
+    """Keeps models resident and requests from reloading them.
+
+    Args:
+        settings: Its ``models``, ``defaults``, ``rewrite`` and ``residency`` are read.
+        ollama: For loads, looks and warm-ups.
+        catalogue: What models are.
+        metrics: Told what happens.
+        clock: Monotonic seconds.
+        wall_clock: Seconds since 1970, for the times that Ollama tells.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ollama: Ollama,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._catalogue = catalogue
+        self._clock = clock
+        self._policy = settings.rewrite.client_options
+        self._keep_alive_policy = settings.rewrite.client_keep_alive
+        self._load_timeout_s = settings.residency.load_timeout_s
+        self._runners = Runners(settings)
+        self._watch = Watch()
+        self._keeper = Keeper(
+            settings,
+            ollama,
+            catalogue=catalogue,
+            runners=self._runners,
+            watch=self._watch,
+            metrics=metrics,
+            checklist=Checklist(clock),
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._loads = self._keeper.loads = Loads(
+            ollama,
+            self._runners,
+            timeout_s=settings.residency.load_timeout_s,
+            observe=self._keeper.look,
+            on_loaded=self._on_loaded,
+            on_done=self._keeper.on_load_ended,
+            clock=clock,
+        )
+        self._warmer = self._keeper.warmer = Warmer(
+            ollama, timeout_s=settings.residency.load_timeout_s, on_done=self._on_warmed, clock=clock
+        )
+        self._prober = self._keeper.prober = Prober(ollama, catalogue, enabled=settings.rewrite.generate_to_chat)
+
+    def __repr__(self) -> str:
+        return f"<Residency {self._keeper!r} {self._loads!r}>"
+
+    # --- the background ---
+
+    async def run(self) -> None:
+        """Keep models resident until cancelled; then give up loads and warm-ups.
+
+        Raises:
+            ConfigError: The settings turned out to be impossible once Ollama had described the models.
+        """
+        try:
+            await self._keeper.run()
+        finally:
+            await self.aclose()
+
+    async def step(self) -> None:
+        """One turn of :meth:`run`: look, plan, begin what is due."""
+        await self._keeper.step()
+
+    async def aclose(self) -> None:
+        """Cancel and await everything that was begun. May be called again."""
+        await self._warmer.aclose()
+        await self._prober.aclose()
+        await self._loads.aclose()
+        await self._keeper.aclose()
+        await self._catalogue.aclose()
+
+    @property
+    def ready(self) -> bool:
+        """Whether kept models have settled since the start, and Ollama answers now."""
+        return self._keeper.is_ready
+
+    @property
+    def upstream_up(self) -> bool:
+        return self._keeper.is_up
+
+    def wake(self) -> None:
+        """Look at Ollama now: something suggests that it went away or changed."""
+        self._keeper.wake()
+
+    def models(self) -> list[dict[str, Any]]:
+        """All runners that are of interest, kept ones first, for ``/models``."""
+        now = self._clock()
+        others = [runner for runner in self._runners if runner.kept is None and (runner.present or runner.busy)]
+        return [_described(runner, now) for runner in [*self._runners.kept(), *others]]
+
+    # --- one request ---
+
+    async def prepare(
+        self,
+        facts: ModelFacts,
+        asked: JsonObject | None,
+        *,
+        keep_alive: object = None,
+        embedding: bool = False,
+        v1: bool = False,
+    ) -> Prepared:
+        """Decide what a request is sent with, and see that its model is loaded so.
+
+        Does not suspend when the model is known to be resident with the right options.
+
+        Args:
+            facts: About its model.
+            asked: Its ``options``; ``None`` where it has none.
+            keep_alive: Its ``keep_alive`` as JSON has it; ``None`` or ``MISSING`` where it has none.
+            embedding: It asks for embeddings.
+            v1: It comes by a route that can carry neither options nor ``keep_alive``.
+
+        Raises:
+            LoadFailed: Ollama could not load the model (5xx); its own text. On a 4xx the request itself is to be sent.
+            UpstreamTimeout: The load takes longer than ``residency.load_timeout_s``; it goes on.
+            UpstreamUnreachable, UpstreamBroken: As the load met them.
+        """
+        if facts.remote or "image" in facts.capabilities:
+            return _UNTOUCHED
+        client = None if keep_alive is MISSING else keep_alive
+        try:
+            client_s = parse_keep_alive(client)
+        except ValueError:
+            # Ollama refuses the request, so nothing is loaded for it.
+            return _UNTOUCHED
+        runner = self._runners.of(facts)
+        if runner.state is State.RELEASED:
+            self._runners.on_wanted(runner)
+        options = {member.name: member.value for member in asked.members} if asked is not None else {}
+        waited_s = 0.0
+        cold = False
+        for _ in range(_MOST_LOADS_WAITED_FOR):
+            unified = self._unify(runner, facts, options)
+            if unified.ill_typed:
+                return _UNTOUCHED
+            if v1 and not neutral(unified.target, runner_options(facts.parameters)):
+                # The call will load the model its own way, whatever we do first.
+                return Prepared(kept=runner.kept is not None)
+            self._settle(runner, unified)
+            if runner.is_known(self._clock()) or runner.volatile:
+                break
+            outcome, seconds = await self._await_load(runner, unified, client)
+            waited_s += seconds
+            cold = cold or outcome.real
+            if not outcome.ok or outcome.options == runner.current:
+                # A 4xx is answered by the request itself.
+                unified = self._unify(runner, facts, options) if outcome.ok else unified
+                break
+        if v1:
+            return Prepared(waited_s=waited_s, cold=cold, kept=runner.kept is not None)
+        for option in unified.avoided:
+            self._metrics.reload_avoided(facts.name, option)
+        if runner.facts is not None and facts.same_render is None:
+            self._prober.start(runner, facts)
+        value = self._keep_alive(runner, client)
+        if runner.kept is None and (value is not None or client_s is not None):
+            runner.keep_alive_s = parse_keep_alive(value) if value is not None else client_s
+        kept = runner.kept
+        return Prepared(
+            unified.set,
+            unified.remove,
+            value,
+            header_value(unified) if unified.overridden else "",
+            waited_s,
+            cold,
+            kept.long_prompts if kept is not None else "cut",
+            kept is not None,
+        )
+
+    def started(self, facts: ModelFacts) -> None:
+        """A prepared request is being sent. To be followed by :meth:`finished`, whatever happens."""
+        runner = self._runners.of(facts)
+        self._runners.on_started(runner, self._clock())
+        self._warmer.give_way(runner)
+
+    def finished(self, facts: ModelFacts, *, load_s: float | None = None, ok: bool = True) -> None:
+        """A request that was sent has ended.
+
+        Args:
+            load_s: Ollama's ``load_duration``; a long one means that the model was loaded again under our eyes.
+            ok: It ended as it should.
+        """
+        runner = self._runners.of(facts)
+        self._runners.on_finished(runner, self._clock())
+        if ok and load_s is not None and load_s > REAL_LOAD_S and not runner.volatile:
+            cause = "options" if runner.strayed_at is not None or self._policy == "respect" else "unknown"
+            self._metrics.reload(facts.name, cause)
+        if not ok:
+            self._keeper.wake()
+
+    def unloaded(self, facts: ModelFacts) -> None:
+        """A client's unload was honoured; a kept model rests until the next request for it."""
+        self._runners.on_unloaded(self._runners.of(facts))
+
+    def v1_called(self, facts: ModelFacts) -> None:
+        """A call by a route without options has ended, and may have changed the runner's."""
+        self._runners.on_v1(self._runners.of(facts), facts, self._clock())
+
+    async def grow_for_prompt(self, facts: ModelFacts, prompt_bytes: int) -> bool:
+        """Make room for a prompt that was too long.
+
+        Returns:
+            Whether the context is larger now, so that preparing and sending the request again makes sense.
+
+        Raises:
+            LoadFailed, UpstreamTimeout, UpstreamUnreachable, UpstreamBroken: As :meth:`prepare`.
+        """
+        runner = self._runners.of(facts)
+        have = runner.num_ctx
+        if have is None or self._policy != "merge":
+            return False
+        want = grown_num_ctx(have, prompt_bytes, runner.max_num_ctx)
+        if want <= have or (runner.refused_num_ctx is not None and want >= runner.refused_num_ctx):
+            return False
+        self._runners.on_growth(runner, {**(runner.current or {}), "num_ctx": want})
+        for _ in range(_MOST_LOADS_WAITED_FOR):
+            outcome, _ = await self._await_load(runner, None, None)
+            if not outcome.ok or outcome.options == runner.current:
+                break
+        return (runner.num_ctx or 0) > have
+
+    # --- inside ---
+
+    def _unify(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
+        return unify(
+            options,
+            runner.configured,
+            runner.current,
+            self._policy,
+            runner.max_num_ctx,
+            runner.refused_num_ctx,
+            parameters=runner_options(facts.parameters) if facts.parameters else None,
+            shown_num_ctx=runner.shown_num_ctx,
+            # The second growth and all after it double at least.
+            grow_to_at_least=2 * (runner.num_ctx or 0) if runner.growths else 0,
+        )
+
+    def _settle(self, runner: Runner, unified: Unified) -> None:
+        """Make the request's set the runner's."""
+        if unified.grows:
+            self._runners.on_growth(runner, unified.target)
+        elif runner.current != unified.target:
+            self._runners.on_options(runner, unified.target)
+
+    def _keep_alive(self, runner: Runner, client: object | None) -> object | None:
+        kept = runner.kept.keep_alive if runner.kept is not None else None
+        expires_in_s = runner.expires_at - self._clock() if runner.confirmed else None
+        return decide(client, kept, self._settings.defaults.keep_alive, self._keep_alive_policy, expires_in_s)
+
+    async def _await_load(
+        self, runner: Runner, unified: Unified | None, client: object | None
+    ) -> tuple[Outcome, float]:
+        """Start or join the load of a runner, and wait for it.
+
+        Returns:
+            How it ended, where that was no failure that its waiters are told, and how long this took.
+        """
+        if runner.kept is not None:
+            keep_alive: object | None = runner.kept.keep_alive
+        else:
+            decided = self._keep_alive(runner, client)
+            keep_alive = client if decided is None else decided
+        cause = "options" if runner.undo is not None or runner.strayed_at is not None else ""
+        started = self._clock()
+        runner.waiting += 1
+        self._metrics.waiting(1)
+        try:
+            flight = self._loads.start(runner, keep_alive=keep_alive, cause=cause)
+            outcome = await self._loads.wait(flight, self._load_timeout_s)
+        finally:
+            runner.waiting -= 1
+            self._metrics.waiting(-1)
+        if outcome is None:
+            raise UpstreamTimeout(f"loading {runner.name} takes longer than {self._load_timeout_s:g} s; it goes on")
+        if outcome.failure is not None:
+            raise type(outcome.failure)(outcome.failure.message)
+        if outcome.status >= 500:
+            raise LoadFailed(outcome.error, status=outcome.status)
+        return outcome, self._clock() - started
+
+    def _on_loaded(self, flight: Flight, now: float) -> None:
+        self._watch.on_loaded(flight.runner, now, by_keeper=flight.by_keeper)
+
+    def _on_warmed(self, runner: Runner, warmed: Warmed) -> None:
+        self._keeper.on_warmed(runner, warmed)
+
+
+def _described(runner: Runner, now: float) -> dict[str, Any]:
+    """One row of ``/models``."""
+    expires_in_s = runner.expires_at - now if runner.present else None
+    forever = expires_in_s is not None and expires_in_s > 10 * 365 * 86_400
+    return {
+        "name": runner.name,
+        "names": sorted(runner.names),
+        "weights": runner.weights,
+        "kept": runner.kept is not None,
+        "state": runner.state.value,
+        "reason": runner.reason,
+        "loss": runner.loss.value,
+        "options": runner.current or {},
+        "num_ctx": runner.shown_num_ctx or runner.num_ctx,
+        "size_bytes": runner.size_bytes,
+        "vram_bytes": runner.vram_bytes,
+        "expires_in_s": None if expires_in_s is None or forever else round(expires_in_s, 1),
+        "pinned": forever,
+        "in_flight": runner.in_flight,
+        "waiting": runner.waiting,
+    }
