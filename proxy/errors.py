@@ -2,14 +2,17 @@
 
     PilotlightError
     ├── BadRequest            400  bad_request          we cannot read it, or it would harm the server
-    ├── BodyTooLarge          413  body_too_large
+    ├── MethodNotAllowed      405  method_not_allowed   CONNECT
+    ├── BodyTooLarge          413  body_too_large       more than edge.max_body
     ├── UnsupportedEncoding   415  unsupported_encoding
     ├── LoadFailed            500  load_failed          Ollama could not load the model; its own text
+    ├── NotImplementedHere    501  not_implemented      a transfer coding beside chunked
     ├── UpstreamUnreachable   502  upstream_unreachable nothing was sent; the only one that may be retried
     ├── UpstreamBroken        502  upstream_broken      malformed or cut-off reply
     ├── ShuttingDown          503  shutting_down
     ├── Overloaded            503  overloaded
     ├── UpstreamTimeout       504  upstream_timeout     a limit of ours passed
+    ├── VersionNotSupported   505  version_not_supported
     └── MisdirectedLoop       508  loop                 the request has been through this proxy already
     ConfigError                                         at start only: exit code 2, never an answer
 
@@ -44,6 +47,11 @@ class BadRequest(PilotlightError):
     code = "bad_request"
 
 
+class MethodNotAllowed(PilotlightError):
+    status = 405
+    code = "method_not_allowed"
+
+
 class BodyTooLarge(PilotlightError):
     status = 413
     code = "body_too_large"
@@ -62,6 +70,11 @@ class LoadFailed(PilotlightError):
     def __init__(self, message: str, *, status: int = 500) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NotImplementedHere(PilotlightError):
+    status = 501
+    code = "not_implemented"
 
 
 class UpstreamUnreachable(PilotlightError):
@@ -91,6 +104,11 @@ class UpstreamTimeout(PilotlightError):
     code = "upstream_timeout"
 
 
+class VersionNotSupported(PilotlightError):
+    status = 505
+    code = "version_not_supported"
+
+
 class MisdirectedLoop(PilotlightError):
     status = 508
     code = "loop"
@@ -111,11 +129,11 @@ class ConfigError(Exception):
 
 
 def all_codes() -> dict[str, type[PilotlightError]]:
-    """Each code that ``X-Pilotlight-Error`` can carry, with its class."""
+    """Each code that ``X-Pilotlight-Error`` can carry, with the class that gives it its meaning."""
     found: dict[str, type[PilotlightError]] = {}
-    waiting: list[type[PilotlightError]] = [PilotlightError]
-    while waiting:
-        kind = waiting.pop()
-        found[kind.code] = kind
-        waiting.extend(kind.__subclasses__())
+    kinds: list[type[PilotlightError]] = [PilotlightError]
+    for kind in kinds:
+        # A finer class of another module shares the code of the one that it refines.
+        found.setdefault(kind.code, kind)
+        kinds.extend(kind.__subclasses__())
     return found

@@ -8,27 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.errors import BadRequest, MisdirectedLoop, PilotlightError
+from proxy.errors import BadRequest, MethodNotAllowed, MisdirectedLoop, NotImplementedHere, VersionNotSupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxy.wire.headers import Field
-
-
-class NotImplementedHere(PilotlightError):
-    status = 501
-    code = "not_implemented"
-
-
-class MethodNotAllowed(PilotlightError):
-    status = 405
-    code = "method_not_allowed"
-
-
-class VersionNotSupported(PilotlightError):
-    status = 505
-    code = "version_not_supported"
 
 
 @dataclass(frozen=True, slots=True)
