@@ -10,19 +10,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-import structlog
 from aiohttp import web
 
+from proxy.server.boundary import errors_as_json
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.observe.metrics import Metrics
     from proxy.observe.recent import Recent
     from proxy.observe.stats import Stats
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_log = structlog.get_logger("proxy.admin")
 
 
 class Page(NamedTuple):
@@ -128,7 +125,7 @@ def build_admin(
         models=models,
         extra_stats=extra_stats,
     )
-    app = web.Application(middlewares=[_errors_as_json])
+    app = web.Application(middlewares=[errors_as_json])
     app.router.add_get("/", pages.index)
     app.router.add_get("/livez", pages.livez)
     app.router.add_get("/readyz", pages.readyz)
@@ -139,19 +136,6 @@ def build_admin(
     app.router.add_get("/stats", pages.stats)
     app.on_response_prepare.append(_finish_head)
     return app
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return _json({"error": (error.reason or "error").lower()}, status=error.status, headers=headers)
-    except Exception:
-        # The error boundary of this port: nothing of the error reaches the client.
-        _log.exception("admin page failed", path=request.path)
-        return _json({"error": "internal error"}, status=500)
 
 
 async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
