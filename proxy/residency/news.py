@@ -114,17 +114,19 @@ class News:
             self._metrics.model_failed(flight.runner.name, kind)
 
     def _vram(self, runner: Runner) -> None:
-        if not runner.size_bytes:
+        if runner.kept is None or not runner.size_bytes:
             return
         self._checklist.tell("resident", model=runner.name, vram=_share(runner), num_ctx=runner.shown_num_ctx)
         if runner.vram_bytes < runner.size_bytes and not runner.vram_told:
             runner.vram_told = True
             _log.warning(
-                "model is not wholly in VRAM, so it answers slowly",
+                "model is not wholly in VRAM, so it answers slowly" if runner.vram_bytes else "model is not in VRAM",
                 model=runner.name,
                 vram=gigabytes(runner.vram_bytes),
                 size=gigabytes(runner.size_bytes),
-                hint="a smaller quantization, or a smaller num_ctx, may fit",
+                hint="a smaller quantization, or a smaller num_ctx, may fit"
+                if runner.vram_bytes
+                else "it runs on the CPU alone",
             )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.rewrite.facts import ModelFacts
+    from proxy.rewrite.options import Unified
     from proxy.settings import KeptModel, Settings
 
 UNRANKED: Final = 1_000_000
@@ -94,6 +95,8 @@ class Runner:
         to_unload: It lost a war while it was the one loaded, and has to make room.
         volatile: It vanishes as soon as it is idle, so loading it ahead of a request is for nothing.
         warmed_at: When its prompt cache was last warmed; -inf after a load.
+        plain: For each name, what a request without runner options comes to, and the current set and shown context
+            that this was worked out from.
     """
 
     weights: str
@@ -131,6 +134,7 @@ class Runner:
     quick_losses: int = 0
     retry_at: float = -math.inf
     warmed_at: float = math.inf
+    plain: dict[str, tuple[dict[str, object] | None, int | None, Unified]] = field(default_factory=dict)
     vram_told: bool = False
 
     def __repr__(self) -> str:

@@ -15,7 +15,16 @@ from proxy.residency.probing import Prober
 from proxy.residency.runners import Runner, Runners, State
 from proxy.residency.warm import Warmed, Warmer
 from proxy.rewrite.keepalive import decide
-from proxy.rewrite.options import Unified, grown_num_ctx, header_value, neutral, runner_options, unify
+from proxy.rewrite.options import (
+    ILL_TYPED,
+    Unified,
+    asked_runner_options,
+    grown_num_ctx,
+    header_value,
+    neutral,
+    runner_options,
+    unify,
+)
 from proxy.wire.durations import parse_keep_alive
 from proxy.wire.gojson import MISSING
 
@@ -298,6 +307,19 @@ class Residency:
     # --- inside ---
 
     def _unify(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
+        wanted = asked_runner_options(options)
+        if wanted:
+            return self._unify_anew(runner, facts, options)
+        if wanted is None:
+            return ILL_TYPED
+        # Most requests ask for no runner option, and then nothing but the runner decides.
+        plain = runner.plain.get(facts.name)
+        if plain is None or plain[0] is not runner.current or plain[1] != runner.shown_num_ctx:
+            plain = (runner.current, runner.shown_num_ctx, self._unify_anew(runner, facts, {}))
+            runner.plain[facts.name] = plain
+        return plain[2]
+
+    def _unify_anew(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
         return unify(
             options,
             runner.configured,
@@ -338,6 +360,7 @@ class Residency:
             keep_alive = client if decided is None else decided
         cause = "options" if runner.undo is not None or runner.strayed_at is not None else ""
         started = self._clock()
+        self._warmer.give_way(runner)
         runner.waiting += 1
         self._metrics.waiting(1)
         try:

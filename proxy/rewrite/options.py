@@ -64,6 +64,9 @@ class Unified:
     ill_typed: bool = False
 
 
+ILL_TYPED = Unified({}, {}, frozenset(), ill_typed=True)
+
+
 def unify(
     asked: Mapping[str, object],
     configured: Mapping[str, object],
@@ -95,9 +98,9 @@ def unify(
 
     Source: v0.24.0, server/routes.go ``modelOptions``; api/types.go ``FromMap``, for what is refused.
     """
-    wanted = _runner_options(asked)
+    wanted = asked_runner_options(asked)
     if wanted is None:
-        return Unified({}, {}, frozenset(), ill_typed=True)
+        return ILL_TYPED
     own = parameters or {}
     if policy == "respect":
         target = {**configured, **wanted}
@@ -147,6 +150,20 @@ def header_value(unified: Unified) -> str:
     )
 
 
+def asked_runner_options(asked: Mapping[str, object]) -> dict[str, object] | None:
+    """The client's runner options as Ollama reads them, or ``None`` where it refuses any of the client's options."""
+    wanted: dict[str, object] = {}
+    for name, value in asked.items():
+        # v0.24.0, api/types.go, ``FromMap``: null is passed over, unknown names are logged and passed over.
+        if value is None:
+            continue
+        if not _is_well_typed(name, value):
+            return None
+        if name in RUNNER_OPTIONS:
+            wanted[name] = int(value) if isinstance(value, float) else value
+    return wanted
+
+
 def runner_options(options: Mapping[str, object]) -> dict[str, object]:
     """Those of the options that belong to the runner, as Ollama reads them; ill-typed ones are left out."""
     return {
@@ -168,20 +185,6 @@ def neutral(current: Mapping[str, object], parameters: Mapping[str, object]) -> 
         if current.get(name, default) != parameters.get(name, default):
             return False
     return True
-
-
-def _runner_options(asked: Mapping[str, object]) -> dict[str, object] | None:
-    """The client's runner options as Ollama reads them, or ``None`` where it refuses any of the client's options."""
-    wanted: dict[str, object] = {}
-    for name, value in asked.items():
-        # v0.24.0, api/types.go, ``FromMap``: null is passed over, unknown names are logged and passed over.
-        if value is None:
-            continue
-        if not _is_well_typed(name, value):
-            return None
-        if name in RUNNER_OPTIONS:
-            wanted[name] = int(value) if isinstance(value, float) else value
-    return wanted
 
 
 def _is_well_typed(name: str, value: object) -> bool:
