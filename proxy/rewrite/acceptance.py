@@ -11,6 +11,8 @@ Source: Ollama 0.24.0, ``api/types.go`` (``GenerateRequest``, ``Options``, ``Opt
 from __future__ import annotations
 
 import binascii
+import math
+import re
 from typing import TYPE_CHECKING, Final
 
 from proxy.wire.durations import parse_keep_alive
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _INT32: Final = range(-(1 << 31), 1 << 31)
 _INT64: Final = range(-(1 << 63), 1 << 63)
+# A float64 ends at 1.8e308; fewer digits with a smaller exponent cannot pass it.
+_MAY_OVERFLOW = re.compile(r"[0-9]{200}|[eE]\+?[0-9]{3}")
+_NUMBERS = re.compile(r'"(?:[^"\\]++|\\.)*+"|(-?[0-9][0-9.eE+-]*+)')
 
 
 def refused_field(obj: JsonObject) -> str:
@@ -34,6 +39,8 @@ def refused_field(obj: JsonObject) -> str:
         # Go's decoder takes null for every type.
         if takes is not None and member.value is not None and not takes(member.value):
             return member.name
+    if "options" in obj and _holds_overflow(obj.raw("options")):
+        return "options"
     return ""
 
 
@@ -78,11 +85,11 @@ def _is_think(value: object) -> bool:
 
 
 def _is_context(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and {int}.issuperset(map(type, value))
-        and (not value or (min(value) in _INT64 and max(value) in _INT64))
-    )
+    if not isinstance(value, list):
+        return False
+    # Go leaves the 0 in place where an element is null.
+    numbers = [number for number in value if number is not None] if None in value else value
+    return {int}.issuperset(map(type, numbers)) and (not numbers or (min(numbers) in _INT64 and max(numbers) in _INT64))
 
 
 def _are_images(value: object) -> bool:
@@ -102,39 +109,24 @@ def _is_base64(text: str) -> bool:
 
 def _are_options(value: object) -> bool:
     return isinstance(value, dict) and all(
-        option is None or (_OPTIONS.get(name, _is_decoded)(option)) for name, option in value.items()
+        option is None or name not in _OPTIONS or _OPTIONS[name](option) for name, option in value.items()
+    )
+
+
+def _holds_overflow(raw: str) -> bool:
+    """Whether a number in a JSON text does not fit a ``float64``, those included that a later duplicate hides."""
+    return _MAY_OVERFLOW.search(raw) is not None and any(
+        number and math.isinf(float(number)) for number in _NUMBERS.findall(raw)
     )
 
 
 def _is_number(value: object) -> bool:
-    """Whether Go decodes the value into a ``float64``; which of these fit an ``int`` option is not asked."""
-    if type(value) is float:
-        return value - value == 0  # not an infinity: Go refuses what a float64 cannot hold
-    if type(value) is not int:
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
+    """Whether Go decodes the value into a ``float64``. Which of these fit an ``int`` option it does not ask."""
+    return type(value) is int or type(value) is float
 
 
 def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _is_decoded(value: object) -> bool:
-    """For an option Ollama does not know: it is only decoded, so the numbers in it have to fit a ``float64``."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.values())
-        elif item is UNREAD or (type(item) in (int, float) and not _is_number(item)):
-            return False
-    return True
 
 
 _OPTIONS: Final[dict[str, Callable[[object], bool]]] = {

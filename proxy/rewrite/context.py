@@ -33,8 +33,8 @@ _HEAD_BYTES: Final = len(_MARK) + 9
 _DECIMAL: Final = tuple(str(number) for number in range(256))
 
 #: Beyond this many characters of messages a new conversation stays with Ollama's own context: about the text of a
-#: prompt of 128,000 tokens. A longer one would have to be compressed and written out between two frames of others.
-MAX_NEW_CHARS: Final = 512 * 1024
+#: prompt of 64,000 tokens. A longer one would have to be compressed and written out between two frames of others.
+MAX_NEW_CHARS: Final = 256 * 1024
 #: What a context may unpack to; a conversation that grew turn by turn, not a bomb of zeros.
 _MAX_UNPACKED_BYTES: Final = 64 * 1024 * 1024
 # No vocabulary is near this; the limit where a model's own is not known. Gemma's has 262,144 tokens.

@@ -44,15 +44,13 @@ def parse_keep_alive(value: object) -> float | None:
     if isinstance(value, bool):
         raise ValueError("Unsupported type: 'bool'")
     if isinstance(value, int | float):
-        if value < 0:
-            return math.inf
         try:
-            ns = float(value) * _NS_PER_S
+            seconds = float(value)
         except OverflowError:
-            ns = math.inf
-        if not ns < _LIMIT:
+            seconds = math.inf
+        if math.isinf(seconds) or not seconds * _NS_PER_S < _LIMIT:
             raise ValueError(f"keep_alive is out of range: {value!r:.40}")
-        return int(ns) / _NS_PER_S
+        return math.inf if seconds < 0 else int(seconds * _NS_PER_S) / _NS_PER_S
     if isinstance(value, str):
         seconds = parse_go_duration(value)
         return math.inf if seconds < 0 else seconds

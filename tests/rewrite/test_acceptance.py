@@ -24,6 +24,7 @@ def refused(members: str) -> str:
         *['"keep_alive":-1', '"keep_alive":"5m"', '"keep_alive":0.5', '"top_logprobs":20', '"width":2147483647'],
         *['"context":[]', '"context":[-1,9223372036854775807]', '"images":[]', '"images":["","aGk=","aG\\r\\nk="]'],
         *['"options":{"num_ctx":1.5,"seed":-0,"stop":[],"use_mmap":false,"top_p":1,"warp":[{"a":9}]}'],
+        *['"context":[null,5]', '"options":{"x":"1e999 \\\\"}', '"options":{"x":1e307,"y":1e-999}'],
         *['"options":{"num_ctx":null,"stop":null,"NUM_CTX":"big"}'],
     ],
 )
@@ -47,7 +48,18 @@ def test_what_ollama_takes_is_not_refused(members: str) -> None:
         ("think", ["1", '"yes"', '"High"', "[]"]),
         ("top_logprobs", ["21", "-1", "1.0", '"1"', "true"]),
         ("width", ["2147483648", "1.5"]),
-        ("options", ["[]", '"x"', '{"num_ctx":"big"}', '{"num_ctx":true}', '{"stop":"x"}', '{"stop":[1]}']),
+        (
+            "options",
+            [
+                "[]",
+                '"x"',
+                '{"num_ctx":1e999,"num_ctx":1}',
+                '{"num_ctx":"big"}',
+                '{"num_ctx":true}',
+                '{"stop":"x"}',
+                '{"stop":[1]}',
+            ],
+        ),
         ("options", ['{"use_mmap":1}', '{"temperature":"0"}', '{"warp":[{"a":1e999}]}', f'{{"warp":{"9" * 400}}}']),
     ],
 )

@@ -83,6 +83,7 @@ def test_keep_alive_is_seconds_or_for_ever(value: object, seconds: float | None)
         ({}, "Unsupported type: 'map[string]interface {}'"),
         ("abc", 'time: invalid duration "abc"'),
         (1e10, "keep_alive is out of range: 10000000000.0"),
+        (-math.inf, "keep_alive is out of range: -inf"),  # what -1e400 reads as
         (10**400, "keep_alive is out of range: 1000000000000000000000000000000000000000"),
     ],
 )
