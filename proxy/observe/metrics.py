@@ -12,8 +12,8 @@ import platform
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
 from proxy.observe import labels
@@ -245,8 +245,12 @@ class Metrics:
         Returns:
             The page and its content type.
         """
-        encoder, content_type = choose_encoder(accept)
-        return encoder(_WithoutCreated(self._registry)), content_type
+        page = _WithoutCreated(self._registry)
+        # Not the library's choose_encoder: version=x in the header makes it raise a TypeError (0.26).
+        if "application/openmetrics-text" in accept:
+            encoded: bytes = openmetrics.generate_latest(page)  # type: ignore[no-untyped-call]
+            return encoded, openmetrics.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(page), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
     # --- inside ---
 

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import orjson
+
+from proxy.observe.recent import LIMIT, Recent
+
+
+def test_the_newest_is_first_and_the_oldest_goes() -> None:
+    recent = Recent(limit=3, clock=lambda: 1_800_000_000.25)
+
+    for n in range(5):
+        recent.add({"n": n})
+
+    assert [row["n"] for row in recent.rows()] == [4, 3, 2]
+    assert [row["n"] for row in recent.rows(2)] == [4, 3]
+    assert recent.rows(0) == []
+    assert recent.rows()[0]["finished_at"] == "2027-01-15T08:00:00.250+00:00"
+
+
+def test_a_thousand_are_kept() -> None:
+    recent = Recent()
+
+    for n in range(LIMIT + 10):
+        recent.add({"n": n})
+
+    assert len(recent) == LIMIT == 1000
+    assert len(orjson.loads(recent.page())["requests"]) == 1000
+
+
+def test_an_empty_ring_is_a_page_too() -> None:
+    assert Recent().page() == b'{"requests":[]}'
