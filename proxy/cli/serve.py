@@ -17,6 +17,6 @@ def serve(
     """Run the proxy until it is told to stop."""
     settings = load_or_exit(config, flags(upstream, listen, admin, model))
     # Imported late: `pilotlight check` has no need of a web server.
-    from proxy.server.app import run
+    from proxy.server.run import run
 
     raise typer.Exit(run(settings))

@@ -137,7 +137,7 @@ class Delivery:
         self._head = head
         self._is_stream = head.is_stream
         self.last_activity = self._timeline.upstream_head = now
-        self._timeline.stream = head.is_stream
+        self._timeline.stream = head.is_stream and self._gather is None
         translates = self._mapper is not None or self._gather is not None
         if translates and head.status == 200 and head.is_stream:
             self._lines = LineSplitter()
@@ -163,7 +163,11 @@ class Delivery:
 
     def on_end(self) -> None:
         if self._holding is not None:
-            self.held = Held(self._holding.head, b"".join(self._holding.pieces))
+            held = Held(self._holding.head, b"".join(self._holding.pieces))
+            if self._holds(held.head):
+                self.held = held
+            else:
+                self.release(held)
         else:
             self._complete()
         self._finish()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.errors import BadRequest, UpstreamTimeout
 from proxy.observe.timeline import Outcome
 from proxy.relay.asked import Asked, understand
-from proxy.relay.delivery import Delivery, Flow, Held
+from proxy.relay.delivery import Delivery, Flow
 from proxy.relay.limits import Limits
 from proxy.relay.outgoing import Outgoing, compose
 from proxy.relay.passing import via_value
@@ -103,14 +103,10 @@ class Generation:
         if asked is None or facts is None or facts.remote:
             await self._once(call, connection, Outgoing(call.route.template, body))
             return
-        self._residency.started(facts)
-        try:
-            if asked.is_unload:
-                await self._unload(call, connection, asked, facts, body)
-            else:
-                await self._serve_native(call, connection, asked, facts, decision)
-        finally:
-            self._finished(call, facts)
+        if asked.is_unload:
+            await self._unload(call, connection, facts, body)
+        else:
+            await self._serve_native(call, connection, asked, facts, decision)
 
     # --- the three ways
 
@@ -135,11 +131,11 @@ class Generation:
                 refuse_long_prompts=refuse_long and prepared.long_prompts != "cut",
             )
             self._tell(call, outgoing, prepared)
-            delivery = await self._once(call, connection, outgoing, prepared)
+            delivery = await self._sent(call, connection, outgoing, facts)
             held = delivery.held
             if held is None:
                 return
-            if not outgoing.asks_for_whole_prompts or not _is_too_long(held) or prepared.long_prompts == "refuse":
+            if TOO_LONG not in held.body or prepared.long_prompts == "refuse":
                 delivery.release(held)
                 return
             if prepared.long_prompts == "grow" and await self._residency.grow_for_prompt(facts, len(asked.obj.text)):
@@ -154,18 +150,15 @@ class Generation:
         if facts is None or facts.remote:
             await self._once(call, connection, outgoing)
             return
-        self._residency.started(facts)
-        try:
-            prepared = await self._residency.prepare(facts, None, keep_alive=None, embedding=False, v1=True)
+        prepared = await self._residency.prepare(facts, None, v1=True)
+        if prepared.cold:
             call.timeline.load_wait_s += prepared.waited_s
-            await self._once(call, connection, outgoing)
+        try:
+            await self._sent(call, connection, outgoing, facts)
         finally:
             self._residency.v1_called(facts)
-            self._finished(call, facts)
 
-    async def _unload(
-        self, call: Call, connection: ClientConnection, asked: Asked, facts: ModelFacts, body: bytes
-    ) -> None:
+    async def _unload(self, call: Call, connection: ClientConnection, facts: ModelFacts, body: bytes) -> None:
         await self._once(call, connection, Outgoing(call.route.template, body))
         if call.timeline.status == 200:
             self._residency.unloaded(facts)
@@ -209,10 +202,18 @@ class Generation:
         if prepared.told:
             call.added.append((b"X-Pilotlight-Options", prepared.told.encode()))
 
-    async def _once(
-        self, call: Call, connection: ClientConnection, outgoing: Outgoing, prepared: Prepared | None = None
-    ) -> Delivery:
-        """One exchange, whole. The delivery has held what has to be decided about, or has written everything else."""
+    async def _sent(self, call: Call, connection: ClientConnection, outgoing: Outgoing, facts: ModelFacts) -> Delivery:
+        """One exchange that residency knows of."""
+        self._residency.started(facts)
+        try:
+            return await self._once(call, connection, outgoing)
+        finally:
+            timeline = call.timeline
+            ok = timeline.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+            self._residency.finished(facts, load_s=timeline.load_duration_s, ok=ok)
+
+    async def _once(self, call: Call, connection: ClientConnection, outgoing: Outgoing) -> Delivery:
+        """One exchange, whole: what has to be decided about is held, everything else is written."""
         timeline = call.timeline
         delivery = Delivery(
             call.reply,
@@ -271,11 +272,6 @@ class Generation:
         if not call.reply.started:
             raise error
 
-    def _finished(self, call: Call, facts: ModelFacts) -> None:
-        timeline = call.timeline
-        ok = timeline.outcome is Outcome.OK and timeline.status == 200
-        self._residency.finished(facts, load_s=timeline.load_duration_s, ok=ok)
-
 
 def _holds_own_context(obj: JsonObject | None) -> bool:
     """A conversation that was begun as chat can go on as nothing else: no generate understands its context."""
@@ -288,7 +284,3 @@ def _is_bad_request(head: ReplyHead) -> bool:
 
 def _is_never_held(head: ReplyHead) -> bool:
     return False
-
-
-def _is_too_long(held: Held) -> bool:
-    return held.head.status == 400 and TOO_LONG in held.body

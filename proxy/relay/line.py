@@ -71,7 +71,14 @@ class Relay:
         self._on_loop = on_loop
         self._clock = clock
         self.active: set[Call] = set()
+        self._emptied = asyncio.Event()
         self.closing = False
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is inside."""
+        while self.active:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def __repr__(self) -> str:
         return f"<Relay {len(self.active)} active{', closing' if self.closing else ''}>"
@@ -131,6 +138,8 @@ class Relay:
             self._note_client_left(call)
         finally:
             self.active.discard(call)
+            if not self.active:
+                self._emptied.set()
             timeline.bytes_out = call.reply.body_bytes
             timeline.finished = self._clock()
             self._observer.finish(timeline)

@@ -150,9 +150,18 @@ class Listener(web.Server):
         self._relay = relay
         self._on_error = on_error
         self._clock = clock
+        self._is_stopping = False
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, clock=self._clock, on_error=self._on_error, **self._kwargs)
+
+    def close_idle(self) -> None:
+        """Close connections on which nothing is being served, and keep no others afterwards."""
+        self._is_stopping = True
+        for connection in self.connections:
+            # aiohttp's own close() makes a connection drop what is still arriving of a request's body.
+            if not cast("Connection", connection).serving:
+                connection.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast("Connection", request.protocol)
@@ -173,7 +182,7 @@ class Listener(web.Server):
         finally:
             connection.serving = False
             connection.head_received = None
-        return WrittenReply(keep_alive=not reply.close)
+        return WrittenReply(keep_alive=not (reply.close or self._is_stopping))
 
 
 def require_c_parser() -> None:
