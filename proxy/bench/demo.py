@@ -19,7 +19,7 @@ from proxy.bench.children import Child, ChildError, free_port
 from proxy.bench.first_token import Measured, MeasureError, measure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
 MODEL = "llama3.2:3b"
@@ -157,7 +157,7 @@ async def _wait_ready(proxy: Child, url: str) -> None:
     raise ChildError(proxy.describe("did not become ready"))
 
 
-async def run(scene: Stage, tell: Callable[[str], None]) -> list[Row]:
+async def run(scene: Stage, tell: Callable[[str], None], workloads: Sequence[Workload] = WORKLOADS) -> list[Row]:
     """Every workload, once.
 
     Raises:
@@ -167,7 +167,7 @@ async def run(scene: Stage, tell: Callable[[str], None]) -> list[Row]:
     timeout = aiohttp.ClientTimeout(total=120)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            for workload in WORKLOADS:
+            for workload in workloads:
                 tell(workload.name)
                 rows.append(await _run_workload(session, scene, workload))
     except (MeasureError, TimeoutError) as error:

@@ -21,5 +21,5 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"\b(?:proxy|tests|docs|scripts)/[\w/]+(?:\.\w+)?", text):
+    for name in re.findall(r"\b(?:proxy|tests|docs|scripts)/[\w/-]+(?:\.\w+)?", text):
         assert any((ROOT / f"{name}{ending}").exists() for ending in ("", ".py")), name
