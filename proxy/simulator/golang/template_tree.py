@@ -1,0 +1,167 @@
+"""The tree of a Go template, and questions that Ollama asks about it.
+
+Source: Go 1.26 ``text/template/parse/node.go``; Ollama v0.24.0 ``template/template.go`` (``Identifiers``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Text:
+    text: str
+
+
+@dataclass(slots=True)
+class Dot:
+    pass
+
+
+@dataclass(slots=True)
+class Nil:
+    pass
+
+
+@dataclass(slots=True)
+class Field:
+    names: list[str]
+
+
+@dataclass(slots=True)
+class Variable:
+    names: list[str]  # "$x" and then fields
+
+
+@dataclass(slots=True)
+class Chain:
+    node: Operand
+    names: list[str]
+
+
+@dataclass(slots=True)
+class Function:
+    name: str
+
+
+@dataclass(slots=True)
+class Constant:
+    value: str | int | float | bool
+
+
+@dataclass(slots=True)
+class Command:
+    args: list[Operand]
+
+
+@dataclass(slots=True)
+class Pipe:
+    commands: list[Command]
+    declares: list[str] = field(default_factory=list)
+    assigns: bool = False
+
+
+@dataclass(slots=True)
+class Action:
+    pipe: Pipe
+
+
+@dataclass(slots=True)
+class Branch:
+    kind: str  # if, with, range
+    pipe: Pipe
+    body: list[Node]
+    otherwise: list[Node] | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    name: str
+    pipe: Pipe | None
+
+
+@dataclass(slots=True)
+class Jump:
+    kind: str  # break, continue
+
+
+Operand = Dot | Nil | Field | Variable | Chain | Function | Constant | Pipe
+Node = Text | Action | Branch | Call | Jump
+
+
+@dataclass(slots=True)
+class Template:
+    """A parsed template: its own nodes and those that it defines."""
+
+    text: str
+    nodes: list[Node]
+    defined: dict[str, list[Node]] = field(default_factory=dict)
+
+    def names(self) -> set[str]:
+        """Every field and variable name, in lower case (``Template.Vars``)."""
+        found: set[str] = set()
+        for nodes in (self.nodes, *self.defined.values()):
+            for name in _names(nodes):
+                found.add(name.lower())
+        return found
+
+
+def _names(nodes: list[Node]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, Action):
+            yield from pipe_names(node.pipe)
+        elif isinstance(node, Branch):
+            yield from pipe_names(node.pipe)
+            yield from _names(node.body)
+            yield from _names(node.otherwise or [])
+        elif isinstance(node, Call) and node.pipe is not None:
+            yield from pipe_names(node.pipe)
+
+
+def pipe_names(pipe: Pipe) -> Iterator[str]:
+    """The field and variable names of one pipeline."""
+    for command in pipe.commands:
+        for argument in command.args:
+            if isinstance(argument, Field | Variable):
+                yield from argument.names
+            elif isinstance(argument, Pipe):
+                yield from pipe_names(argument)
+
+
+def cut_after_response(nodes: list[Node]) -> list[Node]:
+    """The template up to its first ``.Response``, which is left out with all that follows (``deleteNode``)."""
+    kept, _ = _cut(nodes, cut=False)
+    return kept
+
+
+def _cut(nodes: list[Node], *, cut: bool) -> tuple[list[Node], bool]:
+    kept: list[Node] = []
+    for node in nodes:
+        if cut:
+            break
+        if isinstance(node, Action):
+            pipe, cut = _cut_pipe(node.pipe)
+            if pipe is not None:
+                kept.append(Action(pipe))
+        elif isinstance(node, Branch):
+            body, cut = _cut(node.body, cut=cut)
+            otherwise = node.otherwise
+            if otherwise is not None:
+                otherwise, cut = _cut(otherwise, cut=cut)
+            kept.append(Branch(node.kind, node.pipe, body, otherwise))
+        else:
+            kept.append(node)
+    return kept, cut
+
+
+def _cut_pipe(pipe: Pipe) -> tuple[Pipe | None, bool]:
+    for index, command in enumerate(pipe.commands):
+        for place, argument in enumerate(command.args):
+            if isinstance(argument, Field) and "Response" in argument.names:
+                # deleteNode leaves out the field itself only; what follows it is cut.
+                commands = [*pipe.commands[:index]]
+                if place:
+                    commands.append(Command(command.args[:place]))
+                return (Pipe(commands, pipe.declares, pipe.assigns) if commands else None), True
+    return pipe, False

@@ -1,0 +1,1 @@
+"""The compatibility routes: OpenAI and Anthropic."""

@@ -1,0 +1,89 @@
+"""The state of one simulated server, and what it has seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from proxy.simulator.engine.faults import Faults, Gate
+from proxy.simulator.engine.names import Name
+from proxy.simulator.engine.runner import Pace
+from proxy.simulator.engine.scheduler import Machine, Scheduler
+from proxy.simulator.engine.store import Store
+from proxy.simulator.engine.weights import Weights
+
+VERSION = "0.24.0"
+
+
+@dataclass(slots=True)
+class SeenRequest:
+    """A request as it arrived. Times are ``time.monotonic`` seconds; ``left_s`` is set when the client left early."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    arrived_s: float
+    body: bytes = b""
+    body_bytes: int = 0
+    prompt: str = ""
+    status: int = 0
+    left_s: float | None = None
+    finished_s: float | None = None
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+
+@dataclass(slots=True)
+class Environment:
+    """Switches that a real server takes from its environment.
+
+    Attributes:
+        no_cloud: OLLAMA_NO_CLOUD.
+        checks_host: whether Host is checked, as a server bound to loopback does.
+        origins: OLLAMA_ORIGINS.
+        pullable: models that /api/pull finds in the (simulated) library, by name.
+        pull_bytes_per_s: how fast they come.
+    """
+
+    no_cloud: bool = True
+    checks_host: bool = True
+    origins: tuple[str, ...] = ()
+    pullable: dict[Name, Weights] = field(default_factory=dict)
+    pull_bytes_per_s: float = 200e6
+
+
+class ServerState:
+    """Everything that outlives a request."""
+
+    def __init__(self, store: Store, machine: Machine, pace: Pace, environment: Environment | None = None) -> None:
+        self.store = store
+        self.pace = pace
+        self.environment = environment or Environment()
+        self.faults = Faults()
+        self.gate = Gate()
+        self.scheduler = Scheduler(machine, pace, self.faults, self.gate)
+        self.requests: list[SeenRequest] = []
+        self.running: set[int] = set()
+
+    @property
+    def machine(self) -> Machine:
+        """What the machine has."""
+        return self.scheduler.machine
+
+    def restart(self) -> None:
+        """A new process: nothing is loaded, what was seen stays."""
+        loads = self.scheduler.loads
+        self.scheduler = Scheduler(self.machine, self.pace, self.faults, self.gate)
+        self.scheduler.loads = loads
+
+    def disconnects(self) -> list[SeenRequest]:
+        """Requests whose client left before the answer was complete."""
+        return [request for request in self.requests if request.left_s is not None]
+
+
+def now_s() -> float:
+    """The clock of ``SeenRequest``."""
+    return time.monotonic()
