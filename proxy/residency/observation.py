@@ -2,7 +2,7 @@
 
 Ollama does not say why a model is gone, so it is worked out from what else happened. In order:
 
-1. nothing that was there is left, or the server was away: **restart**;
+1. nothing that was there is left: **restart**, as when the server did not answer for a while;
 2. its time was up: **expired**;
 3. the keeper loaded another kept model since it was last seen: **evicted**, and if that happens twice within ten
    minutes the kept models do not fit beside each other: the least important one of them has lost the *war*;
@@ -77,7 +77,6 @@ class Watch:
         self._loads: list[_LoadSeen] = []
         self._evictions: list[tuple[float, Runner, Runner]] = []
         self._conflicts: set[frozenset[str]] = set()
-        self._away = False
 
     def __repr__(self) -> str:
         return f"<Watch loads={len(self._loads)} evictions={len(self._evictions)} conflicts={len(self._conflicts)}>"
@@ -91,7 +90,10 @@ class Watch:
         self._loads.append(_LoadSeen(now, runner, by_keeper))
 
     def on_upstream_down(self) -> None:
-        self._away = True
+        """What was seen to collide need not do so on a server that was started anew."""
+        self._loads.clear()
+        self._evictions.clear()
+        self._conflicts.clear()
 
     def look(
         self,
@@ -121,17 +123,27 @@ class Watch:
         for runner, row in rows:
             # Two rows of one runner: one of them is being unloaded. The later one expires sooner, so the first counts.
             seen.setdefault(runner.weights, (runner, row))
-        before = [runner for runner in runners if runner.present and runner.loaded_at <= asked_at]
-        gone = [runner for runner in before if runner.weights not in seen and runner.weights not in busy_loading]
+        gone = []
+        for runner in runners:
+            if not runner.present or runner.loaded_at > asked_at or runner.weights in seen:
+                continue
+            if runner.weights in busy_loading:
+                continue
+            if runner.busy:
+                # It is being loaded again for a request of its own, or will be. Judged when that is over.
+                runner.confirmed = False
+            else:
+                gone.append(runner)
         came = [runner for runner, _ in seen.values() if not runner.present and runner.weights not in busy_loading]
-        restarted = self._away or (
-            bool(gone) and not seen and not busy_loading and any(runner.expires_at > now for runner in gone)
+        restarted = (
+            any(runner.expires_at > now for runner in gone)
+            and not seen
+            and not busy_loading
+            and not any(runner.busy for runner in runners)
         )
-        self._away = False
         changes: list[Change] = []
         if restarted:
-            self._evictions.clear()
-            self._conflicts.clear()
+            self.on_upstream_down()
         for runner in gone:
             changes += self._on_gone(runner, came, busy_loading, runners, now, restarted=restarted)
         for runner, row in seen.values():
@@ -257,9 +269,9 @@ class Watch:
         for load in reversed(self._loads):
             if load.at > runner.seen_at and load.runner is not runner:
                 return load
-        for other in came:
+        # Not a load of ours: a request's own, or someone's who does not come through the proxy.
+        for other in [*came, *(other for other in runners if other.busy and not other.present)]:
             if other is not runner:
-                # Not a load of ours: a /v1 call's, or someone's who does not come through the proxy.
                 return _LoadSeen(runner.seen_at, other, by_keeper=False)
         return None
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 STRAY_QUIET_S: Final = 300.0
 QUIET_BEFORE_WARMING_S: Final = 30.0
+# A request that waited for the load is about to be sent, and the next turn of a chat may follow an answer closely.
+_BETWEEN_REQUESTS_S: Final = 1.0
 # A pinned model expires some 290 years ahead. Anything that expires within ten has been unpinned.
 _FOR_EVER_S: Final = 10 * 365 * 86_400.0
 
@@ -172,6 +174,6 @@ def _is_warming_due(runner: Runner, now: float) -> bool:
     if runner.state is not State.RESIDENT or not runner.present or not runner.confirmed or runner.busy:
         return False
     if runner.warmed_at == -math.inf:
-        return True
+        return now - runner.used_at >= _BETWEEN_REQUESTS_S
     is_stale = runner.used_at > runner.warmed_at and runner.kept is not None and bool(runner.kept.warm)
     return is_stale and now - runner.used_at >= QUIET_BEFORE_WARMING_S

@@ -337,8 +337,16 @@ class Runners:
             runner.undo = None
 
     def on_upstream_down(self) -> None:
+        """Ollama does not answer: whatever was loaded has to be loaded again, or at least asked for."""
         for runner in self:
             runner.confirmed = False
+            runner.present = False
+            if runner.kept is not None and (runner.state is State.RESIDENT or runner.unfit_beside):
+                runner.state, runner.reason, runner.loss = State.LOST, "", Loss.RESTART
+            runner.unfit_beside = ""
+            runner.to_unload = False
+            runner.strayed_at = None
+            runner.quick_losses = 0
 
     def _adopt(self, facts: ModelFacts, runner: Runner | None) -> Runner:
         """Match a name to weights for the first time, or again after it was made anew."""

@@ -368,6 +368,7 @@ class Residency:
             outcome = await self._loads.wait(flight, self._load_timeout_s)
         finally:
             runner.waiting -= 1
+            runner.used_at = self._clock()
             self._metrics.waiting(-1)
         if outcome is None:
             raise UpstreamTimeout(f"loading {runner.name} takes longer than {self._load_timeout_s:g} s; it goes on")
