@@ -37,7 +37,15 @@ def _check_address(text: str) -> str:
     return text
 
 
+def _check_name(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("must be the name of a model, without spaces")
+    return text
+
+
 def _check_url(text: str) -> str:
+    if not text.isprintable() or " " in text:
+        raise ValueError("must be a URL without spaces")
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
@@ -47,7 +55,7 @@ def _check_url(text: str) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError("has a port that is not a number from 0 to 65535") from None
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}"
 
 
 def _check_keep_alive(value: object) -> object:
@@ -108,7 +116,7 @@ class WarmEntry(Part):
 class KeptModel(Part):
     """A model that is kept resident."""
 
-    name: str = Field(min_length=1, pattern=r"^\S+$", description="The model's name as Ollama knows it.")
+    name: Annotated[str, AfterValidator(_check_name)] = Field(description="The model's name as Ollama knows it.")
     keep_alive: Annotated[KeepAlive, BeforeValidator(_check_keep_alive)] = Field(
         -1,
         description="How long Ollama keeps it after a request: "

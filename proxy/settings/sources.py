@@ -74,7 +74,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the trap that the last of two equal names silently wins."""
+    """YAML without the traps that the last of two equal names silently wins and that some texts become dates."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -88,6 +88,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A date would be refused wherever it stood, under a name that the operator never wrote.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _read_file(path: Path) -> Tree:
     try:
         text = path.read_text(encoding="utf-8")
@@ -96,10 +103,9 @@ def _read_file(path: Path) -> Tree:
     except OSError as error:
         raise ConfigError("--config", f"cannot read {path}: {error.strerror}") from None
     try:
-        # A SafeLoader, which builds plain data only.
-        tree = yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigError("--config", f"{path} is not valid YAML: {_one_line(error)}") from None
+        tree = _read_yaml(text)
+    except ValueError as error:
+        raise ConfigError("--config", f"{path} is not valid YAML: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -107,10 +113,16 @@ def _read_file(path: Path) -> Tree:
     return tree
 
 
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or 'unreadable'}{where}"
+def _read_yaml(text: str) -> Any:
+    try:
+        # A SafeLoader, which builds plain data only.
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        raise ValueError(f"{getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _merge(tree: Tree, added: Mapping[Any, Any], source: str, origins: Origins, path: tuple[str, ...] = ()) -> None:
@@ -165,9 +177,9 @@ def _read_value(variable: str, path: tuple[str, ...], text: str) -> Any:
         except ValueError:
             return text
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - plain data only, as above
-    except yaml.YAMLError as error:
-        raise ConfigError(variable, f"is neither JSON nor YAML: {_one_line(error)}") from None
+        return _read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(variable, f"is neither JSON nor YAML: {error}") from None
 
 
 def _ollama_variable(environ: Mapping[str, str], name: str) -> str:
@@ -255,5 +267,8 @@ def _printable(name: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return "a value that holds itself"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -36,6 +36,7 @@ def test_values_that_go_to_ollama_keep_their_json_type() -> None:
         ("https://gpu.example", "https://gpu.example", ("gpu.example", 443)),
         ("http://[::1]:1", "http://[::1]:1", ("::1", 1)),
         ("http://ollama", "http://ollama", ("ollama", 80)),
+        ("http://ollama:", "http://ollama", ("ollama", 80)),
     ],
 )
 def test_an_upstream_is_an_origin_without_a_path(url: str, kept: str, address: tuple[str, int]) -> None:

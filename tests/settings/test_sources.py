@@ -85,6 +85,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ("listen: 127.0.0.1:1\nlisten: 127.0.0.1:2", "'listen' stands twice"),
         ("relay: !!python/object/apply:os.system [true]", "is not valid YAML"),
         ("? [a, b]\n: 1", "is not valid YAML"),
+        (f"models: {'[' * 3000}", "nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -113,7 +114,12 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
         ("models: [{name: a, options: {num_cxt: 1}}]", "models.0.options.num_cxt", "models.0.options.num_ctx"),
         ("models: [{name: a, options: {temperature: 0}}]", "models.0.options.temperature", "unknown setting"),
         ("models: [{keep_alive: 1}]", "models.0.name", "is missing"),
-        ("models: [{name: ''}]", "models.0.name", "at least 1 character"),
+        ("models: [{name: ''}]", "models.0.name", "must be the name of a model"),
+        ("models: [{name: a b}]", "models.0.name", "must be the name of a model"),
+        ("models: &m [*m]", "models.0", "holds itself"),
+        ("listen: 2026-13-45", "listen", "must be HOST:PORT"),
+        ('upstream: {url: "http://a b"}', "upstream.url", "without spaces"),
+        ('upstream: {url: "http://a\\tb"}', "upstream.url", "without spaces"),
         ("models: [llama]", "models.0", "must be a group of names and values"),
         ("models: llama", "models", "must be a list"),
         ("models: [{name: a, keep_alive: soon}]", "models.0.keep_alive", "duration"),
