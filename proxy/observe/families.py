@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -18,11 +18,25 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="MetricWrapperBase")
 
 
+class Family(NamedTuple):
+    """What the documentation has to say about a family; ``buckets`` is empty for what is no histogram."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+
 class Families:
-    """Every family of the proxy's own, registered."""
+    """Every family of the proxy's own, registered.
+
+    Attributes:
+        listing: What there is, in order.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.listing: list[Family] = []
         self._by_model: list[MetricWrapperBase] = []
         self._add_calls()
         self._add_queue_and_cache()
@@ -134,15 +148,19 @@ class Families:
         self.build_info = self._gauge("pilotlight_build_info", "Always 1", "version", "python", "aiohttp")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return self._noted(Counter(name, text, labels, registry=self._registry), labels)
+        family = Counter(name, text, labels, registry=self._registry)
+        return self._noted(family, Family(name, "counter", labels))
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return self._noted(Gauge(name, text, labels, registry=self._registry), labels)
+        family = Gauge(name, text, labels, registry=self._registry)
+        return self._noted(family, Family(name, "gauge", labels))
 
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        return self._noted(Histogram(name, text, labels, registry=self._registry, buckets=bounds), labels)
+        family = Histogram(name, text, labels, registry=self._registry, buckets=bounds)
+        return self._noted(family, Family(name, "histogram", labels, bounds))
 
-    def _noted(self, family: F, labels: tuple[str, ...]) -> F:
-        if "model" in labels:
+    def _noted(self, family: F, entry: Family) -> F:
+        self.listing.append(entry)
+        if "model" in entry.labels:
             self._by_model.append(family)
         return family

@@ -61,6 +61,7 @@ class Metrics:
         self._models: dict[str, ModelSeries] = {}
         self._routes: set[str] = set()
         self._running: set[str] = set()
+        self._failed: dict[str, str] = {}
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._precreate()
@@ -103,7 +104,12 @@ class Metrics:
 
     def chunk_gap(self, model: str) -> Callable[[float], None]:
         """What takes the seconds between two content chunks; ask once per request, call for every chunk."""
-        return self._series(self._labels.of(model)).gap.observe
+        label = self._labels.of(model)
+        series = self._models.get(label)
+        if series is not None:
+            return series.gap.observe
+        # No series yet: Ollama may still say that there is no such model.
+        return lambda seconds: self._series(label).gap.observe(seconds)
 
     def incomplete(self, endpoint: str) -> None:
         """A reply ended without its final record. ``call_finished`` calls this for what is marked so."""
@@ -176,6 +182,8 @@ class Metrics:
             if label == OTHER:
                 continue
             now.add(label)
+            if self._failed.get(label, "does_not_fit") != "does_not_fit":
+                self.model_failed(row.name, "")
             families.loaded.labels(label).set(1)
             families.size.labels(label).set(row.size_bytes)
             families.vram.labels(label).set(row.vram_bytes)
@@ -202,11 +210,17 @@ class Metrics:
         self._families.preloads.labels(self.model_label(model), result).inc()
 
     def model_failed(self, model: str, reason_kind: str) -> None:
-        """A kept model cannot be resident, for this reason; an empty one takes it back."""
+        """A kept model cannot be resident, for this reason; an empty one takes it back.
+
+        So does ``running`` once the model is loaded after all, unless it does not fit beside another kept one: that one
+        is loaded while it is asked for, and not kept all the same.
+        """
         label = self.model_label(model)
         self._families.failed.remove_by_labels({"model": label})
+        self._failed.pop(label, None)
         if reason_kind:
-            self._families.failed.labels(label, one_of(reason_kind, labels.FAILURE_REASONS)).set(1)
+            self._failed[label] = one_of(reason_kind, labels.FAILURE_REASONS)
+            self._families.failed.labels(label, self._failed[label]).set(1)
 
     # --- which models there are ---
 
@@ -220,6 +234,7 @@ class Metrics:
             self._families.remove_model(label)
             self._models.pop(label, None)
             self._running.discard(label)
+            self._failed.pop(label, None)
 
     def model_label(self, name: str) -> str:
         """The label for a caller's model name; one that may not be a label is counted and becomes ``other``."""

@@ -8,7 +8,7 @@ retries, upstream errors, gaps between chunks).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.observe.row import describe
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class RequestLog(Protocol):
     """What the observer needs of a structlog logger."""
 
-    def info(self, event: str, **values: object) -> object: ...
+    def bind(self) -> RequestLog: ...
+
+    def info(self, event: str, **values: Any) -> Any: ...
 
 
 class Observer:
@@ -32,7 +34,8 @@ class Observer:
         self.metrics = metrics
         self._recent = recent
         self._stats = stats
-        self._log = log
+        # What structlog.get_logger() returns puts itself together anew for every line until it is bound.
+        self._log = log.bind()
 
     def start(self, t: Timeline) -> None:
         """A request arrived; ``endpoint`` is known. Each is answered by one ``finish``."""

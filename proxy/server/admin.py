@@ -84,6 +84,7 @@ class AdminPages:
         body: dict[str, Any] = {"status": "ready" if is_ready else "not ready"}
         if "verbose" in request.query:
             body.update(self._report())
+            body["models"] = list(self._models())
         return _json(body, status=200 if is_ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:

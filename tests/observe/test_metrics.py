@@ -360,6 +360,39 @@ def test_a_failed_model_has_one_reason_until_it_is_taken_back() -> None:
     assert value(metrics, "pilotlight_model_failed", model="kept:latest", reason="does_not_fit") is None
 
 
+def test_a_failed_model_that_is_loaded_after_all_has_not_failed() -> None:
+    metrics = Metrics(["kept", "loser"])
+    metrics.model_failed("kept", "out_of_memory")
+    metrics.model_failed("loser", "does_not_fit")
+
+    metrics.running([("kept", 1, 1, None), ("loser", 1, 1, None)])
+
+    assert value(metrics, "pilotlight_model_failed", model="kept:latest", reason="out_of_memory") is None
+    assert value(metrics, "pilotlight_model_failed", model="loser:latest", reason="does_not_fit") == 1
+
+
+def test_gaps_are_observed_for_the_model() -> None:
+    metrics = Metrics(["kept"])
+    metrics.know_models(["guest"])
+
+    for model in ("kept", "guest", "ghost"):
+        observe = metrics.chunk_gap(model)
+        observe(0.25)
+        observe(0.25)
+
+    for label in ("kept:latest", "guest:latest", "other"):
+        assert value(metrics, "llm_inter_chunk_latency_seconds_sum", model=label) == 0.5
+
+
+def test_asking_for_gaps_makes_no_series() -> None:
+    metrics = Metrics()
+    metrics.know_models(["gone"])
+
+    metrics.chunk_gap("gone")
+
+    assert labels_of(metrics, "model") == {"other"}
+
+
 def test_the_relays_own_events_are_counted() -> None:
     metrics = Metrics(["kept"])
     metrics.upstream_up(True)

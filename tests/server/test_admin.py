@@ -40,7 +40,7 @@ class Behind:
             recent=self.recent,
             stats=self.stats,
             is_ready=lambda: self.ready,
-            report=lambda: {"upstream": "up", "models": self.models},
+            report=lambda: {"upstream": "up"},
             models=lambda: self.models,
             extra_stats=lambda: {"queue": {"waiting": 0}},
         )
