@@ -132,7 +132,7 @@ class Metrics:
         self._families.disconnects.labels(one_of(phase, tuple(Phase), Phase.WAITING)).inc()
 
     def rewrite(self, rule: int | str, applied: bool) -> None:
-        """A decision about rewriting: the number of the generate-to-chat rule, or keep_alive, options, stream."""
+        """A decision about rewriting: the number of the generate-to-chat rule, or keep_alive, options."""
         name = f"generate_{rule}" if isinstance(rule, int) else rule
         action = "applied" if applied else "skipped"
         self._families.rewrites.labels(one_of(name, labels.REWRITE_RULES), action).inc()
@@ -165,7 +165,7 @@ class Metrics:
         self._families.connections.labels("busy").set(busy)
 
     def cache_lookup(self, cache: str, hit: bool) -> None:
-        """A look-up in what is remembered of ``/api/show`` (show) or ``/api/tags`` (models)."""
+        """A look-up in what is remembered of ``/api/show`` (show)."""
         family = self._families.cache_hits if hit else self._families.cache_misses
         family.labels(one_of(cache, labels.CACHES)).inc()
 
