@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proxy.simulator.engine.faults import Faults, Gate
-from proxy.simulator.engine.names import Name
 from proxy.simulator.engine.runner import Pace
 from proxy.simulator.engine.scheduler import Machine, Scheduler
 from proxy.simulator.engine.store import Store
-from proxy.simulator.engine.weights import Weights
 
 VERSION = "0.24.0"
 
@@ -44,14 +42,14 @@ class Environment:
         no_cloud: OLLAMA_NO_CLOUD.
         checks_host: whether Host is checked, as a server bound to loopback does.
         origins: OLLAMA_ORIGINS.
-        pullable: models that /api/pull finds in the (simulated) library, by name.
-        pull_bytes_per_s: how fast they come.
+        library: what /api/pull finds; None for a machine without a network.
+        pull_bytes_per_s: how fast pulls come.
     """
 
     no_cloud: bool = True
     checks_host: bool = True
     origins: tuple[str, ...] = ()
-    pullable: dict[Name, Weights] = field(default_factory=dict)
+    library: Store | None = None
     pull_bytes_per_s: float = 200e6
 
 

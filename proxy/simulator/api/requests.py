@@ -84,7 +84,7 @@ def _properties(raw: bytes) -> object:
     return {name: bind(member, raw, TOOL_PROPERTY) for name, member in _members(raw)}
 
 
-def _arguments(raw: bytes) -> object:
+def read_arguments(raw: bytes) -> object:
     """``api.ToolCallFunctionArguments``: ordered, the values are anything."""
     return {name: plain(member) for name, member in _members(raw)}
 
@@ -128,7 +128,7 @@ TOOL_CALL: Final = Struct(
         "id": STRING,
         "function": Struct(
             "api.ToolCallFunction",
-            {"index": INT, "name": STRING, "arguments": Custom("api.ToolCallFunctionArguments", _arguments)},
+            {"index": INT, "name": STRING, "arguments": Custom("api.ToolCallFunctionArguments", read_arguments)},
         ),
     },
 )

@@ -54,6 +54,8 @@ class Sink:
         if self._streaming:
             self.response.set_header("Content-Type", "application/json")
         self.json(status, {"error": text})
+        if self._streaming:
+            self.flush()
 
     def begin_stream(self) -> None:
         """The answer will be a stream."""
