@@ -11,6 +11,8 @@ Sources: Ollama 0.24.0, ``server/routes.go``, ``GenerateHandler`` (G) and ``Chat
   the system text: rule 7;
 * C asks the model twice when it can think and has a ``format``, and drops logprobs while it looks for think tags:
   rule 8. A ``format`` of null counts there, because Go's RawMessage keeps it;
+* for a model that can think, a missing ``think`` becomes true in both, but G has started its built-in parser before
+  that: what C tells as thinking, G may tell as the response. Rule 8 again;
 * models on MLX are not cut by C (``truncate``), and C answers 500 where G answers 400 to several images for mllama:
   both stay, rule 6.
 """
@@ -142,6 +144,8 @@ def _stays_for_model(obj: JsonObject, facts: ModelFacts | None) -> Decision | No
         return Decision(7, "Modelfile has MESSAGEs")
     if facts.can_think and obj.given("logprobs"):
         return Decision(8, "thinking with logprobs")
+    if facts.can_think and facts.parser and obj.given("think") is None:
+        return Decision(8, "built-in parser, think not given")
     # A built-in parser may find thinking where the capability does not tell of it; then chat asks twice as well.
     if (facts.can_think or facts.parser) and "format" in obj:
         return Decision(8, "thinking with format")

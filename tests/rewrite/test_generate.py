@@ -160,6 +160,15 @@ def test_rule_8_what_chat_treats_in_another_way_stays(members: dict[str, Any]) -
     assert ask(dataclasses.replace(TEXT, parser="qwen3"), **members).to_chat is ("logprobs" in members)
 
 
+def test_rule_8_a_parser_has_to_be_told_whether_to_look_for_thinking() -> None:
+    # GenerateHandler starts it with what the client sent, ChatHandler with the default that both fill in later.
+    parsed = dataclasses.replace(THINKING, parser="cogito")
+    assert ask(parsed).rule == 8
+    assert ask(parsed, think=False).to_chat
+    assert ask(parsed, think="high").to_chat
+    assert ask(dataclasses.replace(TEXT, parser="ministral")).to_chat
+
+
 def test_rule_8_lets_thinking_alone_pass() -> None:
     assert ask(THINKING, think=True, logprobs=False).to_chat
 
