@@ -179,17 +179,24 @@ def _stamp(form: str, *, utc: bool) -> Processor:
 def _harmless(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         kind = type(value)
-        if kind in _NUMBERS:
+        if kind in _NUMBERS or (kind is str and len(value) <= _LONGEST_VALUE and value.isprintable()):
             continue
-        if kind is not str:
-            event[key] = printable(
-                f"{kind.__name__}: {value}" if isinstance(value, BaseException) else str(value), _LONGEST_VALUE
-            )
-        elif key == "exception":
-            event[key] = "\n".join([printable(line, _LONGEST_VALUE) for line in _shortened(value).split("\n")])
-        elif len(value) > _LONGEST_VALUE or not value.isprintable():
-            event[key] = printable(value, _LONGEST_VALUE)
+        if key == "exception":
+            event[key] = "\n".join([printable(line, _LONGEST_VALUE) for line in _shortened(str(value)).split("\n")])
+        else:
+            event[key] = _plain(value)
     return event
+
+
+def _plain(value: object) -> object:
+    """The value as one that JSON has, with text that is harmless."""
+    if isinstance(value, dict):
+        return {printable(str(key)): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, BaseException):
+        return printable(f"{type(value).__name__}: {value}", _LONGEST_VALUE)
+    return value if type(value) in _NUMBERS else printable(str(value), _LONGEST_VALUE)
 
 
 def _shortened(traceback: str) -> str:

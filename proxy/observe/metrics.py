@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.observe import labels
 from proxy.observe.families import Families
 from proxy.observe.labels import OTHER, ModelLabels, code_class, one_of
-from proxy.observe.series import ModelSeries
+from proxy.observe.series import EndpointSeries, ModelSeries
 from proxy.observe.timeline import Outcome, Phase, parts, start, total_s, ttft_s
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Metrics:
 
     def call_started(self, endpoint: str) -> None:
         """An inference call arrived. Each is answered by one ``call_finished``."""
-        self._families.in_progress.labels(_endpoint(endpoint)).inc()
+        self._endpoint(endpoint).in_progress.inc()
 
     def call_finished(self, t: Timeline) -> str:
         """Count a finished inference call, whatever became of it.
@@ -81,25 +81,24 @@ class Metrics:
         Returns:
             The model's label, for statistics that must be bounded in the same way.
         """
-        families = self._families
-        endpoint = _endpoint(t.endpoint)
+        endpoint = self._endpoint(t.endpoint)
         # Ollama said that there is no such model: not even a known name is a label then, it is about to vanish.
         label = self.model_label("" if t.status == 404 else t.model)
         if t.status == 404:
-            families.label_overflow.labels("model").inc()
+            self._families.label_overflow.labels("model").inc()
         series = self._series(label)
         exemplar = {"trace_id": t.trace_id[:64]} if t.trace_id else None
-        families.in_progress.labels(endpoint).dec()
-        series.call(endpoint, t.outcome).inc()
+        endpoint.in_progress.dec()
+        series.call(endpoint.name, t.outcome).inc()
         whole_s = total_s(t)
         if whole_s is not None:
             series.duration.observe(whole_s, exemplar)
         if t.first_byte is not None:
-            families.ttfb.labels(endpoint).observe(max(0.0, t.first_byte - t.received))
+            endpoint.ttfb.observe(max(0.0, t.first_byte - t.received))
         if t.incomplete:
-            self.incomplete(endpoint)
+            endpoint.incomplete.inc()
         self._observe_first_token(t, series, exemplar)
-        self._observe_final_record(t, series, endpoint)
+        self._observe_final_record(t, series, endpoint.name)
         return label
 
     def chunk_gap(self, model: str) -> Callable[[float], None]:
@@ -112,8 +111,8 @@ class Metrics:
         return lambda seconds: self._series(label).gap.observe(seconds)
 
     def incomplete(self, endpoint: str) -> None:
-        """A reply ended without its final record. ``call_finished`` calls this for what is marked so."""
-        self._families.incomplete.labels(_endpoint(endpoint)).inc()
+        """A reply ended without its final record. ``call_finished`` counts what is marked so by itself."""
+        self._endpoint(endpoint).incomplete.inc()
 
     # --- other requests, and what the relay did ---
 
@@ -139,7 +138,7 @@ class Metrics:
 
     def overhead(self, phase: str, seconds: float) -> None:
         """Time of our own: ``request`` until the request was sent, ``first_chunk`` for the first token."""
-        self._families.overhead.labels(one_of(phase, labels.OVERHEAD_PHASES, "request")).observe(max(0.0, seconds))
+        self._overhead[one_of(phase, labels.OVERHEAD_PHASES, "request")].observe(max(0.0, seconds))
 
     def waiting(self, change: int, priority: str = "normal") -> None:
         """Requests began (1) or ceased (-1) to wait in the proxy. So far they wait for shared loads only."""
@@ -269,6 +268,14 @@ class Metrics:
 
     # --- inside ---
 
+    def _endpoint(self, endpoint: str) -> EndpointSeries:
+        series = self._endpoints.get(endpoint)
+        if series is None:
+            series = self._endpoints.get(OTHER)
+        if series is None:
+            series = self._endpoints[OTHER] = EndpointSeries(self._families, OTHER)
+        return series
+
     def _series(self, label: str) -> ModelSeries:
         series = self._models.get(label)
         if series is None:
@@ -304,17 +311,16 @@ class Metrics:
             if t.eval_duration_s is not None and t.eval_count > 0:
                 series.per_token.observe(t.eval_duration_s / t.eval_count)
         if t.outcome is Outcome.OK and endpoint not in labels.EMBEDDING_ENDPOINTS:
-            self._families.finished.labels(one_of(t.done_reason or "none", labels.DONE_REASONS)).inc()
+            self._finished[one_of(t.done_reason or "none", labels.DONE_REASONS)].inc()
 
     def _precreate(self) -> None:
         families = self._families
         self._tokens_in = families.request_tokens.labels("input")
         self._tokens_out = families.request_tokens.labels("output")
+        self._finished = {reason: families.finished.labels(reason) for reason in labels.DONE_REASONS}
+        self._overhead = {phase: families.overhead.labels(phase) for phase in labels.OVERHEAD_PHASES}
+        self._endpoints = {endpoint: EndpointSeries(families, endpoint) for endpoint in labels.ENDPOINTS}
         for family, values in (
-            (families.finished, labels.DONE_REASONS),
-            (families.in_progress, labels.ENDPOINTS),
-            (families.incomplete, labels.ENDPOINTS),
-            (families.ttfb, labels.ENDPOINTS),
             (families.queue_size, labels.PRIORITIES),
             (families.cache_hits, labels.CACHES),
             (families.cache_misses, labels.CACHES),
@@ -322,7 +328,6 @@ class Metrics:
             (families.upstream_retries, labels.RETRY_OUTCOMES),
             (families.connections, labels.CONNECTION_STATES),
             (families.disconnects, tuple(Phase)),
-            (families.overhead, labels.OVERHEAD_PHASES),
             (families.label_overflow, ("model", "route")),
         ):
             for value in values:
@@ -348,7 +353,3 @@ class _WithoutCreated:
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
-
-
-def _endpoint(endpoint: str) -> str:
-    return one_of(endpoint, labels.ENDPOINTS)

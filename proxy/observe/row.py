@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from proxy.observe.timeline import Timeline
 
 LONGEST_TEXT = 128
+_SAME_FRAME_S = 0.0001
+"""Where the first token is the answer's first, the two marks may be two readings of the clock."""
 
 
 def describe(t: Timeline) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def _describe_call(t: Timeline, row: dict[str, Any]) -> None:
         row["prompt_ms"] = _ms(split.prompt)
         row["proxy_ms"] = _ms(split.proxy)
         row["other_ms"] = _ms(split.other)
-        if t.first_answer is not None and t.first_answer != t.first_token:
+        if t.first_answer is not None and t.first_token is not None and t.first_answer - t.first_token > _SAME_FRAME_S:
             row["first_answer_ms"] = _ms(t.first_answer - t.received)
     else:
         # No token came: what the request waited for until then is all there is to tell.

@@ -1,4 +1,4 @@
-"""The metric children of one model, looked up once: ``labels()`` costs more than ``observe()`` does."""
+"""The metric children that every call touches, looked up once: ``labels()`` costs more than ``observe()`` does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from proxy.observe import labels
 from proxy.observe.timeline import Outcome, Start
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
+    from prometheus_client import Counter, Gauge, Histogram
 
     from proxy.observe.families import Families
+
+
+class EndpointSeries:
+    """What every call to one endpoint touches; there is one for ``other`` too."""
+
+    __slots__ = ("in_progress", "incomplete", "name", "ttfb")
+
+    def __init__(self, families: Families, endpoint: str) -> None:
+        self.name = endpoint
+        self.in_progress: Gauge = families.in_progress.labels(endpoint)
+        self.ttfb: Histogram = families.ttfb.labels(endpoint)
+        self.incomplete: Counter = families.incomplete.labels(endpoint)
 
 
 class ModelSeries:

@@ -65,11 +65,20 @@ def test_no_value_ends_a_line_or_reaches_the_terminal_raw(form: Any, text: str) 
     stream = io.BytesIO()
     log = open_log(stream, form, "info", ErrorLimit())
 
-    log.info("request", model=text, error=ValueError(text), odd={"a": text})
+    log.info("request", model=text, error=ValueError(text), odd={"a": text, text: [text, 1, None]})
 
     written = stream.getvalue().decode()
     assert written.endswith("\n")
     assert written[:-1].isprintable()
+
+
+def test_values_keep_their_structure() -> None:
+    stream = io.BytesIO()
+
+    json_log(stream).info("model loaded", options={"num_ctx": 4096, "use_mmap": None}, names=("a", "b\n"))
+
+    (line,) = lines(stream)
+    assert (line["options"], line["names"]) == ({"num_ctx": 4096, "use_mmap": None}, ["a", "b\\n"])
 
 
 def test_the_level_is_the_least_that_is_written() -> None:

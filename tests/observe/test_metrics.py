@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -439,6 +440,21 @@ def test_an_incomplete_reply_is_counted_once() -> None:
     finish(metrics, [call(incomplete=True, outcome=Outcome.UPSTREAM_ERROR)])
 
     assert value(metrics, "pilotlight_incomplete_total", endpoint="api_chat") == 1
+
+
+async def test_a_page_can_be_written_while_models_come_and_go() -> None:
+    metrics = Metrics(["kept"])
+    pages = [asyncio.create_task(asyncio.to_thread(metrics.encode)) for _ in range(4)]
+
+    for n in range(200):
+        metrics.know_models([f"m{n}"])
+        finish(metrics, [call(f"m{n}"), call("kept")])
+        metrics.forget_models([f"m{n}"])
+        await asyncio.sleep(0)
+
+    for page, _ in await asyncio.gather(*pages):
+        assert list(text_string_to_metric_families(page.decode()))
+    assert labels_of(metrics, "model") == {"kept:latest", "other"}
 
 
 def test_label_values_survive_the_page() -> None:

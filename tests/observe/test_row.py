@@ -57,6 +57,15 @@ def test_a_call_without_a_token_says_what_it_waited_for() -> None:
     assert row["trace_id"] == "ab"
 
 
+def test_the_answer_is_mentioned_apart_only_where_thinking_came_first() -> None:
+    t = Timeline("id", "api_chat", Family.API, "/api/chat", "POST", 0.0, first_token=1.0, first_answer=1.000001)
+    assert "first_answer_ms" not in describe(t)
+
+    t.first_answer = 1.5
+
+    assert describe(t)["first_answer_ms"] == 1500.0
+
+
 def test_a_request_that_is_no_call_has_no_model() -> None:
     row = describe(Timeline("id", "", Family.API, "/api/tags", "GET", 1.0, finished=1.25, status=200))
 
