@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from proxy.simulator.engine.faults import BEFORE_HEAD, CleanEnd, CutConnection, ServerCrash
 from proxy.simulator.net import cors
-from proxy.simulator.net.connection import Exchange
 from proxy.simulator.net.router import Router, clean_path, redirect
 from proxy.simulator.routes.call import Call, Refusal, Sink
 from proxy.simulator.state import SeenRequest, ServerState, now_s
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.simulator.net.connection import Exchange
 
 _TEXT_TYPE = "text/plain"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from typing import Final
 
@@ -50,9 +50,7 @@ def build_profile(data: Mapping[str, object]) -> Profile:
         ProfileError
     """
     store = Store()
-    weights = {
-        key: _weights(key, value) for key, value in _mapping(data.get("weights") or {}, "weights").items()
-    }
+    weights = {key: _weights(key, value) for key, value in _mapping(data.get("weights") or {}, "weights").items()}
     for item in weights.values():
         store.add_weights(item)
     models = data.get("models")
@@ -68,8 +66,8 @@ def _mapping(value: object, place: str) -> Mapping[str, object]:
     return value
 
 
-def _known(kind: type, given: Mapping[str, object], place: str) -> dict[str, object]:
-    names = set(kind.__dataclass_fields__)
+def _known(kind: type[Machine] | type[Weights], given: Mapping[str, object], place: str) -> dict[str, object]:
+    names = {field.name for field in fields(kind)}
     for name in given:
         if name not in names:
             raise ProfileError(f"{place}.{name}: no such field; there are {', '.join(sorted(names))}")
@@ -84,15 +82,16 @@ def _weights(key: str, value: object) -> Weights:
         digest = "sha256:" + hashlib.sha256(key.encode()).hexdigest()
     replies = given.get("replies") or {}
     embeddings = given.get("embeddings") or {}
-    fields: dict[str, object] = {
+    values: dict[str, object] = {
         **given,
         "digest": digest,
+        "lost_pairs": tuple(_list(given.get("lost_pairs"))),
         "special_tokens": tuple(_list(given.get("special_tokens"))),
         "tensors": tuple(_list(given.get("tensors"))),
         "replies": {name: tuple(_list(tokens)) for name, tokens in _mapping(replies, place).items()},
         "embeddings": {text: tuple(_list(vector)) for text, vector in _mapping(embeddings, place).items()},
     }
-    weights = Weights(**fields)  # type: ignore[arg-type]
+    weights = Weights(**values)  # type: ignore[arg-type]
     return replace(weights, info=_info(weights)) if not weights.info else weights
 
 
@@ -115,14 +114,14 @@ def _info(weights: Weights) -> dict[str, object]:
 
 
 _MODEL_FIELDS: Final = frozenset(
-    "name weights template system license parameters messages settings modified_ns digest".split()
+    ["name", "weights", "template", "system", "license", "parameters", "messages", "settings", "modified_ns", "digest"]
 )
 
 
 def _add_model(store: Store, weights: Mapping[str, Weights], data: Mapping[str, object], place: str) -> None:
-    for name in data:
-        if name not in _MODEL_FIELDS:
-            raise ProfileError(f"{place}.{name}: no such field; there are {', '.join(sorted(_MODEL_FIELDS))}")
+    for field in data:
+        if field not in _MODEL_FIELDS:
+            raise ProfileError(f"{place}.{field}: no such field; there are {', '.join(sorted(_MODEL_FIELDS))}")
     name = parse_name(str(data.get("name", "")))
     if not name.is_valid():
         raise ProfileError(f"{place}.name: not a model name")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from proxy.simulator.engine.faults import Fault, Faults, Gate
 from proxy.simulator.engine.runner import Pace
-from proxy.simulator.engine.scheduler import LoadRecord
 from proxy.simulator.handler import Handler
 from proxy.simulator.net.connection import Connection
 from proxy.simulator.profiles import Profile, read_profile
 from proxy.simulator.state import Environment, SeenRequest, ServerState
 from proxy.simulator.table import build_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from proxy.simulator.engine.faults import Fault, Faults, Gate
+    from proxy.simulator.engine.scheduler import LoadRecord
 
 
 class SimulatedOllama:
@@ -44,9 +47,7 @@ class SimulatedOllama:
     ) -> None:
         made = read_profile(profile) if isinstance(profile, str) else profile
         changed = {name: value for name, value in machine.items() if value is not None}
-        self.state = ServerState(
-            made.store, made.machine.with_changes(changed), Pace(speed, load_scale), environment
-        )
+        self.state = ServerState(made.store, made.machine.with_changes(changed), Pace(speed, load_scale), environment)
         self.host = host
         self.port = port
         self.connections: set[Connection] = set()
@@ -149,7 +150,7 @@ class SimulatedOllama:
         return self.state.faults.add(kind, **details)
 
     def cut_frames(self, *sizes: int) -> None:
-        """Send the bytes of every later connection in pieces of these sizes, the last one repeated; none: as they are."""
+        """Send the bytes of later connections in pieces of these sizes, the last one repeated; none: as they are."""
         self._cut_bytes = sizes
 
     # -- what was seen

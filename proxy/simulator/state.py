@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy.simulator.engine.faults import Faults, Gate
-from proxy.simulator.engine.runner import Pace
 from proxy.simulator.engine.scheduler import Machine, Scheduler
-from proxy.simulator.engine.store import Store
+
+if TYPE_CHECKING:
+    from proxy.simulator.engine.runner import Pace
+    from proxy.simulator.engine.store import Store
 
 VERSION = "0.24.0"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from proxy.simulator.net.router import Router
 from proxy.simulator.routes import blobs, chat, cloud, create, embed, generate, library, transfer
-from proxy.simulator.routes.call import Call
 from proxy.simulator.routes.v1 import anthropic, media, openai, responses
+
+if TYPE_CHECKING:
+    from proxy.simulator.routes.call import Call
 
 
 def build_routes() -> Router[Call]:

@@ -19,6 +19,7 @@ from proxy.simulator.golang.jsonbind import (
     Integer,
     Map,
     Pointer,
+    Reader,
     Slice,
     Struct,
     bind,
@@ -89,8 +90,25 @@ def read_arguments(raw: bytes) -> object:
     return {name: plain(member) for name, member in _members(raw)}
 
 
+class _ToolProperty(Struct):
+    """``api.ToolProperty``: only the fields that are written (``omitempty``), a single type as a text."""
+
+    def zero(self) -> object:
+        return {}
+
+    def read(self, reader: Reader, node: Node, previous: object) -> object:
+        value = super().read(reader, node, previous)
+        if not isinstance(value, dict):
+            return value
+        shown = {name: value[name] for name in self.fields if value.get(name) not in (None, "", [])}
+        kinds = shown.get("type")
+        if isinstance(kinds, list) and len(kinds) == 1:
+            shown["type"] = kinds[0]
+        return shown
+
+
 _PROPERTIES: Final = Custom("api.ToolPropertiesMap", _properties)
-TOOL_PROPERTY: Final = Struct("api.ToolProperty", {})
+TOOL_PROPERTY: Final = _ToolProperty("api.ToolProperty", {})
 TOOL_PROPERTY.define(
     {
         "anyOf": Slice(TOOL_PROPERTY),
@@ -117,9 +135,7 @@ TOOL: Final = Struct(
     {
         "type": STRING,
         "items": ANY,
-        "function": Struct(
-            "api.ToolFunction", {"name": STRING, "description": STRING, "parameters": TOOL_PARAMETERS}
-        ),
+        "function": Struct("api.ToolFunction", {"name": STRING, "description": STRING, "parameters": TOOL_PARAMETERS}),
     },
 )
 TOOL_CALL: Final = Struct(

@@ -125,9 +125,7 @@ _BLOCK: Final = Struct(
         "text": Pointer(STRING),
         "citations": Slice(ANY),
         "source": Pointer(
-            Struct(
-                "anthropic.ImageSource", {"type": STRING, "media_type": STRING, "data": STRING, "url": STRING}
-            )
+            Struct("anthropic.ImageSource", {"type": STRING, "media_type": STRING, "data": STRING, "url": STRING})
         ),
         "id": STRING,
         "name": STRING,
@@ -186,9 +184,7 @@ MESSAGES: Final = Struct(
             )
         ),
         "tool_choice": Pointer(
-            Struct(
-                "anthropic.ToolChoice", {"type": STRING, "name": STRING, "disable_parallel_tool_use": BOOL}
-            )
+            Struct("anthropic.ToolChoice", {"type": STRING, "name": STRING, "disable_parallel_tool_use": BOOL})
         ),
         "thinking": Pointer(Struct("anthropic.ThinkingConfig", {"type": STRING, "budget_tokens": INT})),
         "metadata": Pointer(Struct("anthropic.Metadata", {"user_id": STRING})),

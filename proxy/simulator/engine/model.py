@@ -7,16 +7,19 @@ Source: Ollama v0.24.0 ``server/images.go`` (``GetModel``, ``Capabilities``, ``C
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.engine.names import Name
-from proxy.simulator.engine.store import Manifest, Store
-from proxy.simulator.engine.weights import Weights
 from proxy.simulator.golang.jsonin import GoError
 from proxy.simulator.golang.template_parse import parse_template
 from proxy.simulator.golang.template_tree import Action, Branch, Command, Field, Node, Pipe, Template, Text, pipe_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from proxy.simulator.engine.names import Name
+    from proxy.simulator.engine.store import Manifest, Store
+    from proxy.simulator.engine.weights import Weights
 
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 _MESSAGES: Final = {

@@ -1,16 +1,19 @@
 """The options of a request and of a model, and which of them make Ollama load the model again.
 
-Source: Ollama v0.24.0 ``api/types.go`` (``Options``, ``FromMap``, ``DefaultOptions``), ``server/sched.go`` (``needsReload``).
+Source: Ollama v0.24.0 ``api/types.go`` (``Options``, ``FromMap``, ``DefaultOptions``), ``server/sched.go``
+(``needsReload``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.golang.clock import go_quote
 from proxy.simulator.golang.jsonin import GoError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,7 @@ class Options:
 
     def runner(self) -> RunnerOptions:
         """The part that a runner is loaded with."""
-        return RunnerOptions(
-            self.num_ctx, self.num_batch, self.num_gpu, self.main_gpu, self.use_mmap, self.num_thread
-        )
+        return RunnerOptions(self.num_ctx, self.num_batch, self.num_gpu, self.main_gpu, self.use_mmap, self.num_thread)
 
     def update(self, given: Mapping[str, object] | None) -> None:
         """Take over given options; unknown ones are passed over, null leaves a value as it is.

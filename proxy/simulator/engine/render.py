@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from proxy.simulator.engine.model import Model
 from proxy.simulator.golang.template_exec import GoStruct, JsonList, JsonMap, execute
 from proxy.simulator.golang.template_tree import Template, cut_after_response
+
+if TYPE_CHECKING:
+    from proxy.simulator.engine.model import Model
 
 Message = dict[str, object]
 
@@ -155,8 +158,9 @@ def _tool(tool: Mapping[str, object]) -> GoStruct:
         "required": parameters.get("required"),
         "properties": shown if isinstance(properties, Mapping) else None,
     }
+    fields = dict(zip(("Type", "Defs", "Items", "Required", "Properties"), parameters_json.values(), strict=True))
     parameters_struct = GoStruct(
-        dict(zip(("Type", "Defs", "Items", "Required", "Properties"), parameters_json.values(), strict=True)),
+        {**fields, "Required": fields["Required"] or [], "Properties": shown},
         _without(parameters_json, "$defs", "items", "required"),
     )
     function_json = {"name": function.get("name", ""), "description": function.get("description", "")}

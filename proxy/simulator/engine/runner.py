@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.engine.faults import (
     UNEXPECTED_EOF,
@@ -21,12 +20,16 @@ from proxy.simulator.engine.faults import (
     Gate,
     ServerCrash,
 )
-from proxy.simulator.engine.model import Model
-from proxy.simulator.engine.options import Options, RunnerOptions
 from proxy.simulator.engine.texts import Ask, embedding, reply_tokens
 from proxy.simulator.engine.weights import Tokenizer, Weights
 from proxy.simulator.golang.clock import NANOSECONDS, go_quote
 from proxy.simulator.golang.jsonin import GoError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from proxy.simulator.engine.model import Model
+    from proxy.simulator.engine.options import Options, RunnerOptions
 
 TOO_LONG: Final = "the input length exceeds the context length"
 
@@ -331,5 +334,3 @@ def _logprobs(text: str, top: int) -> list[dict[str, object]]:
     if top > 0:
         entry["top_logprobs"] = [_token_logprob(text if i == 0 else f"{text}{i}", value - i / 2) for i in range(top)]
     return [entry]
-
-

@@ -12,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.engine.faults import IN_LOAD, OUT_OF_MEMORY, Faults, Gate
-from proxy.simulator.engine.model import Model
 from proxy.simulator.engine.options import RunnerOptions
 from proxy.simulator.engine.runner import Pace, Runner
-from proxy.simulator.engine.weights import Weights
 from proxy.simulator.golang.clock import MAX_DURATION_NS, NANOSECONDS
 from proxy.simulator.golang.jsonin import GoError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from proxy.simulator.engine.model import Model
+    from proxy.simulator.engine.weights import Weights
 
 BUSY: Final = "server busy, please try again.  maximum pending requests exceeded"
 
@@ -120,9 +123,7 @@ class Scheduler:
         return len(self._queue)
 
     @asynccontextmanager
-    async def runner(
-        self, model: Model, options: RunnerOptions, keep_alive_ns: int | None
-    ) -> AsyncIterator[Runner]:
+    async def runner(self, model: Model, options: RunnerOptions, keep_alive_ns: int | None) -> AsyncIterator[Runner]:
         """A runner for as long as the request lives.
 
         Raises:
@@ -340,5 +341,3 @@ def _at_least(options: RunnerOptions, model: Model) -> RunnerOptions:
     return RunnerOptions(
         least, options.num_batch, options.num_gpu, options.main_gpu, options.use_mmap, options.num_thread
     )
-
-

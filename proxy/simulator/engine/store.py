@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.engine.names import Name
-from proxy.simulator.engine.weights import Weights
 from proxy.simulator.golang import jsonout
 from proxy.simulator.golang.jsonin import GoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxy.simulator.engine.names import Name
+    from proxy.simulator.engine.weights import Weights
 
 MEDIA: Final = "application/vnd.ollama.image."
 _DIGEST: Final = re.compile(r"sha256[:-][0-9a-fA-F]{64}")

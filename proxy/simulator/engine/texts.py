@@ -11,18 +11,21 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.engine.weights import Weights
 from proxy.simulator.golang import jsonout
 
+if TYPE_CHECKING:
+    from proxy.simulator.engine.weights import Weights
+
 _SYLLABLES: Final = ("ta", "eli", "fon", "ka", "mi", "lo", "zen", "dor", "vu", "pra", "sol", "rin")
-_WORDS: Final = (
+_TEXT: Final = (
     "the model keeps its place in memory and answers as soon as a request comes in while other work waits its turn "
     "so that the first word appears quickly and every next one follows at an even pace until the reply is complete "
     "small systems often feel faster than large ones because nothing has to be loaded again before they can speak "
     "a warm start costs little but a cold one takes seconds which people notice and remember for a long time"
-).split()
+)
+_WORDS: Final = _TEXT.split(" ")
 _NATURAL_MIN: Final = 40
 _NATURAL_SPREAD: Final = 80
 

@@ -59,9 +59,7 @@ class ThinkingParser:
             self._held = ""
             self._state = "done" if after else "ended"
             return before, after, False
-        overlap = next(
-            (size for size in range(min(len(self._closing), len(before)), 0, -1) if before.endswith(self._closing[:size])),
-            0,
-        )
+        longest = min(len(self._closing), len(before))
+        overlap = next((size for size in range(longest, 0, -1) if before.endswith(self._closing[:size])), 0)
         self._held = before[len(before) - overlap :]
         return before[: len(before) - overlap], "", False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _WORD: Final = re.compile(r"<\|[a-z_]+\|>|</?[a-z_]+>|\s?[^\W_]{1,6}|\s+(?=\s)|\s?[^\w\s]|\s|_", re.UNICODE)
 
@@ -26,6 +28,8 @@ class Weights:
         info: what /api/show reports as model_info.
         replies: recorded tokens by "format\\0prompt".
         embeddings: recorded raw vectors by text.
+        lost_pairs: pairs of letters whose first one the tokenizer loses (the recorded models merge them into a token
+            that they do not have).
         own_origin: the path in the FROM line's layer, shown as parent_model.
     """
 
@@ -51,6 +55,7 @@ class Weights:
     tensors: tuple[Mapping[str, object], ...] = ()
     replies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    lost_pairs: tuple[str, ...] = ()
     own_origin: str = ""
 
     def memory_bytes(self, num_ctx: int) -> int:
@@ -78,6 +83,8 @@ class Tokenizer:
         """Tokens, without a leading BOS."""
         if not self._weights.bytewise:
             return [self._word(piece) for piece in _WORD.findall(text)]
+        for pair in self._weights.lost_pairs:
+            text = text.replace(pair, pair[1:])
         tokens: list[int] = []
         for part in self._split.split(text) if self._split else [text]:
             if part in self._special:

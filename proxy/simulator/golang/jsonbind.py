@@ -14,12 +14,14 @@ import base64
 import binascii
 import math
 import struct as struct_codec
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.golang.jsonin import GoError, Node, parse
 from proxy.simulator.golang.jsonout import GoMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 class TypeMismatch(GoError):
@@ -33,10 +35,7 @@ class TypeMismatch(GoError):
         self.field = ""
 
     def __str__(self) -> str:
-        if self.struct or self.field:
-            place = f"Go struct field {self.struct}.{self.field}"
-        else:
-            place = "Go value"
+        place = f"Go struct field {self.struct}.{self.field}" if self.struct or self.field else "Go value"
         return f"json: cannot unmarshal {self.value} into {place} of type {self.type_name}"
 
 

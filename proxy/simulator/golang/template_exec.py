@@ -190,9 +190,7 @@ class _Run:
                 if truth(value) == (name == "or"):
                     return value
             return final[0] if final else value
-        values = [
-            None if isinstance(argument, Nil) else self._operand(dot, argument, scope) for argument in arguments
-        ]
+        values = [None if isinstance(argument, Nil) else self._operand(dot, argument, scope) for argument in arguments]
         return _FUNCTIONS[name](*values, *final)
 
 

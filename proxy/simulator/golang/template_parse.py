@@ -26,9 +26,8 @@ from proxy.simulator.golang.template_tree import (
     Variable,
 )
 
-BUILTINS: Final = frozenset(
-    "and or not eq ne lt le gt ge len index slice print printf println html js urlquery call".split()
-)
+_NAMES: Final = "and or not eq ne lt le gt ge len index slice print printf println html js urlquery call"
+BUILTINS: Final = frozenset(_NAMES.split(" "))
 OLLAMA_FUNCTIONS: Final = frozenset({"json", "currentDate", "yesterdayDate", "toTypeScriptType"})
 
 _TOKEN: Final = re.compile(

@@ -5,8 +5,11 @@ Source: Go 1.26 ``text/template/parse/node.go``; Ollama v0.24.0 ``template/templ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(slots=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.simulator.net.request import BadHead, Head, parse_head
 from proxy.simulator.net.writer import ResponseWriter, status_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 _MAX_HEAD_BYTES: Final = (1 << 20) + 4096  # http.DefaultMaxHeaderBytes and its slop
 _HIGH_WATER_BYTES: Final = 1 << 20
@@ -54,6 +56,13 @@ class Exchange:
         await self.connection.drain()
 
 
+def _report(task: asyncio.Task[None]) -> None:
+    """Tell the event loop of a handler that failed; the connection is closed all the same."""
+    if not task.cancelled() and task.exception() is not None:
+        context = {"message": "a handler of the simulated Ollama failed", "exception": task.exception()}
+        task.get_loop().call_exception_handler(context)
+
+
 class Connection(asyncio.Protocol):
     """The server's side of one TCP connection.
 
@@ -89,10 +98,11 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        self.transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
         self._opened(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task.add_done_callback(_report)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

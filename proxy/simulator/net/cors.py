@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.net.request import Head
-from proxy.simulator.net.writer import ResponseWriter
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxy.simulator.net.request import Head
+    from proxy.simulator.net.writer import ResponseWriter
 
 _HOSTS: Final = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - names of origins, nothing is bound
 _SCHEMES: Final = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")

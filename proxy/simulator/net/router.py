@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import urllib.parse
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from proxy.simulator.net.request import Head
-from proxy.simulator.net.writer import ResponseWriter
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from proxy.simulator.net.request import Head
+    from proxy.simulator.net.writer import ResponseWriter
 
 C = TypeVar("C")
 _METHODS: Final = ("HEAD", "GET", "POST", "DELETE")  # in the order in which Ollama registers them

@@ -11,11 +11,13 @@ Source: Go 1.26 ``net/http/server.go`` (``bufferBeforeChunkingSize``, ``chunkWri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.net.request import Head
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.simulator.net.request import Head
 
 BUFFER_BYTES: Final = 2048
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus} | {

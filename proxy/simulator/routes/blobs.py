@@ -44,7 +44,5 @@ async def upload(call: Call) -> None:
     digest = f"sha256:{hashed.hexdigest()}"
     call.state.store.blobs[digest] = Blob(size, bytes(kept) if size <= _KEPT_BYTES else None)
     if digest != call.params["digest"]:
-        raise Refusal(
-            400, f"digest mismatch, expected {go_quote(call.params['digest'])}, got {go_quote(digest)}"
-        )
+        raise Refusal(400, f"digest mismatch, expected {go_quote(call.params['digest'])}, got {go_quote(digest)}")
     call.sink.response.write_header(201)

@@ -9,16 +9,19 @@ Source: Ollama v0.24.0 ``server/routes.go`` (``streamResponse``, ``waitForStream
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.golang import jsonout
 from proxy.simulator.golang.jsonbind import Struct, unmarshal_struct
 from proxy.simulator.golang.jsonin import EmptyInput, GoError
 from proxy.simulator.net.connection import BrokenBody, Exchange
-from proxy.simulator.net.writer import ResponseWriter
-from proxy.simulator.state import SeenRequest, ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.simulator.net.writer import ResponseWriter
+    from proxy.simulator.state import SeenRequest, ServerState
 
 JSON_TYPE: Final = "application/json; charset=utf-8"
 

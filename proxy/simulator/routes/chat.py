@@ -6,11 +6,10 @@ import random
 import string
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import CHAT
-from proxy.simulator.engine.model import Model
 from proxy.simulator.engine.render import Message, Thinking, Values, chat_prompt
-from proxy.simulator.engine.runner import Piece
 from proxy.simulator.engine.texts import Ask
 from proxy.simulator.engine.thoughts import ThinkingParser
 from proxy.simulator.engine.toolcalls import ToolCall, ToolParser
@@ -30,6 +29,10 @@ from proxy.simulator.routes.generating import (
     thinking_of,
 )
 from proxy.simulator.routes.lookup import Scheduled, find_model, reference_or_refuse, scheduled
+
+if TYPE_CHECKING:
+    from proxy.simulator.engine.model import Model
+    from proxy.simulator.engine.runner import Piece
 
 Request = Mapping[str, object]
 Frame = dict[str, object]

@@ -37,4 +37,22 @@ async def recommendations(call: Call) -> None:
     call.sink.json(200, {"recommendations": RECOMMENDATIONS})
 
 
-RECOMMENDATIONS: list[dict[str, object]] = []
+def _cloud(model: str, description: str, context: int, output: int) -> dict[str, object]:
+    limits = {"context_length": context, "max_output_tokens": output}
+    return {"model": model, "description": description, **limits}
+
+
+# Ollama v0.24.0 server/model_recommendations.go, defaultModelRecommendations.
+_LONG_HORIZON = "State-of-the-art coding, long-horizon execution, and multimodal agent swarm capability"
+RECOMMENDATIONS: list[dict[str, object]] = [
+    _cloud("kimi-k2.6:cloud", _LONG_HORIZON, 262_144, 262_144),
+    _cloud("glm-5.1:cloud", "Reasoning and code generation", 202_752, 131_072),
+    _cloud("qwen3.5:cloud", "Reasoning, coding, and agentic tool use with vision", 262_144, 32_768),
+    _cloud("minimax-m2.7:cloud", "Fast, efficient coding and real-world productivity", 204_800, 128_000),
+    {"model": "gemma4", "description": "Reasoning and code generation locally", "vram_bytes": 12_000_000_000},
+    {
+        "model": "qwen3.5",
+        "description": "Reasoning, coding, and visual understanding locally",
+        "vram_bytes": 14_000_000_000,
+    },
+]

@@ -6,7 +6,7 @@ import asyncio
 import math
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import EMBED, EMBEDDINGS
 from proxy.simulator.engine.faults import IN_STREAM, UNEXPECTED_EOF, CutConnection
@@ -17,6 +17,9 @@ from proxy.simulator.golang.jsonout import Float32
 from proxy.simulator.routes.call import Call, Refusal
 from proxy.simulator.routes.generating import Clocks, options_field, text_field
 from proxy.simulator.routes.lookup import Scheduled, load, reference_or_refuse, refuse_cloud, scheduled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 async def embed(call: Call) -> None:
@@ -46,6 +49,16 @@ async def embed(call: Call) -> None:
         call.sink.json(200, answer)
 
 
+def _inputs(given: object) -> list[str]:
+    if given is None or given == "":
+        return []
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise Refusal(400, "invalid input type")
+    return list(given)
+
+
 def _maybe_fail(call: Call, held: Scheduled) -> None:
     fault = call.state.faults.take(IN_STREAM, call.seen.path, held.model.short_name)
     if fault is None:
@@ -55,9 +68,7 @@ def _maybe_fail(call: Call, held: Scheduled) -> None:
     raise CutConnection(reset=fault.kind == "reset_stream")
 
 
-async def _all(
-    held: Scheduled, texts: Sequence[str], request: Mapping[str, object]
-) -> list[tuple[list[float], int]]:
+async def _all(held: Scheduled, texts: Sequence[str], request: Mapping[str, object]) -> list[tuple[list[float], int]]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(_one(held, text, request)) for text in texts]
@@ -101,6 +112,8 @@ def normalize(vector: Sequence[float]) -> list[float]:
     total = 0.0
     for value in vector:
         total = _round32(total + _round32(value * value))
+    if abs(total - 1.0) < 1e-6:
+        return [Float32(value) for value in vector]
     factor = _round32(1.0 / max(math.sqrt(total), 1e-12))
     return [Float32(_round32(value * factor)) for value in vector]
 

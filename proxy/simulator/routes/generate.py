@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import GENERATE
+from proxy.simulator.engine.faults import ServerCrash
 from proxy.simulator.engine.model import Model, parse_model_template
 from proxy.simulator.engine.render import Message, Thinking, Values, chat_prompt, execute_template
-from proxy.simulator.engine.runner import Piece
 from proxy.simulator.engine.texts import Ask
 from proxy.simulator.engine.thoughts import ThinkingParser
 from proxy.simulator.golang.jsonin import GoError
@@ -27,7 +28,9 @@ from proxy.simulator.routes.generating import (
     thinking_of,
 )
 from proxy.simulator.routes.lookup import Scheduled, find_model, reference_or_refuse, scheduled
-from proxy.simulator.engine.faults import ServerCrash
+
+if TYPE_CHECKING:
+    from proxy.simulator.engine.runner import Piece
 
 Request = Mapping[str, object]
 Frame = dict[str, object]

@@ -7,17 +7,21 @@ Source: Ollama v0.24.0 ``server/routes.go`` (``GenerateHandler``, ``ChatHandler`
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy.simulator.engine.faults import IN_STREAM
 from proxy.simulator.engine.render import Thinking
 from proxy.simulator.engine.runner import Completion, Piece, StatusError
-from proxy.simulator.engine.texts import Ask
 from proxy.simulator.golang.clock import go_quote, rfc3339
-from proxy.simulator.golang.jsonin import GoError
 from proxy.simulator.routes.call import Call, Refusal
-from proxy.simulator.routes.lookup import Scheduled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from proxy.simulator.engine.texts import Ask
+    from proxy.simulator.golang.jsonin import GoError
+    from proxy.simulator.routes.lookup import Scheduled
 
 
 def created_at() -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from proxy.simulator.engine.model import Model
 from proxy.simulator.routes.call import Call, Refusal
 from proxy.simulator.routes.generating import Clocks, created_at
 from proxy.simulator.routes.lookup import NO_REMOTE, refuse_cloud, scheduled
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.simulator.engine.model import Model
+
 _MAX_SIDE: Final = 4096
-_PIXEL: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+_PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def refuse_remote(call: Call, model: Model) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import COPY, DELETE, SHOW
 from proxy.simulator.engine.model import Model, load_model
@@ -18,7 +19,6 @@ from proxy.simulator.engine.names import (
     parse_pull_reference,
     parse_reference,
 )
-from proxy.simulator.engine.store import Manifest
 from proxy.simulator.golang.clock import NANOSECONDS, go_quote, rfc3339
 from proxy.simulator.golang.jsonin import GoError
 from proxy.simulator.golang.jsonout import GoMap, number
@@ -26,6 +26,9 @@ from proxy.simulator.routes.call import Call, Refusal
 from proxy.simulator.routes.generating import options_field, text_field
 from proxy.simulator.routes.lookup import INVALID_NAME, refuse_cloud
 from proxy.simulator.state import VERSION
+
+if TYPE_CHECKING:
+    from proxy.simulator.engine.store import Manifest
 
 _COPILOT = "GitHubCopilotChat/"
 

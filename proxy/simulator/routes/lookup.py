@@ -5,9 +5,9 @@ Source: Ollama v0.24.0 ``server/routes.go`` (``writeModelRefParseError``, ``hand
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy.simulator.engine.model import MissingCapability, Model, load_model
 from proxy.simulator.engine.names import (
@@ -19,12 +19,16 @@ from proxy.simulator.engine.names import (
     parse_reference,
 )
 from proxy.simulator.engine.options import Options
-from proxy.simulator.engine.runner import Runner
 from proxy.simulator.engine.scheduler import ServerBusy
 from proxy.simulator.golang.clock import go_quote
 from proxy.simulator.golang.jsonin import GoError
 from proxy.simulator.routes.call import Call, Refusal
-from proxy.simulator.state import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from proxy.simulator.engine.runner import Runner
+    from proxy.simulator.state import ServerState
 
 INVALID_NAME = "invalid model name"
 _NO_CLOUD = "ollama cloud is disabled: "

@@ -131,5 +131,3 @@ def missing(call: Call, name: Name) -> str:
     path = call.state.store.blobs_path.removesuffix("/blobs")
     parts = f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
     return f"open {path}/manifests/{parts}: no such file or directory"
-
-

@@ -288,8 +288,12 @@ def _result(content: object) -> tuple[str, list[str]]:
     return text, pictures
 
 
+def _searches(tool: Frame) -> bool:
+    return as_text(tool["type"]).startswith("web_search")
+
+
 def _tool(tool: Frame) -> Native:
-    if as_text(tool["type"]).startswith("web_search"):
+    if _searches(tool):
         query = {"type": "string", "description": "The search query to look up on the web"}
         parameters: object = {"type": "object", "required": ["query"], "properties": {"query": query}}
         about = "Search the web for current information. Use this to find up-to-date information about any topic."
@@ -336,8 +340,8 @@ def native_request(request: Frame) -> bytes:
     if request["stop_sequences"]:
         options["stop"] = request["stop_sequences"]
     tools = [as_mapping(tool) for tool in as_list(request["tools"])]
-    if any(as_text(tool["type"]).startswith("web_search") for tool in tools):
-        tools = [tool for tool in tools if as_text(tool["type"]).startswith("web_search") or tool["name"] != "web_search"]
+    if any(_searches(tool) for tool in tools):
+        tools = [tool for tool in tools if _searches(tool) or tool["name"] != "web_search"]
     native: Native = {"model": request["model"], "messages": messages, "stream": request["stream"]}
     if tools:
         native["tools"] = [_tool(tool) for tool in tools]

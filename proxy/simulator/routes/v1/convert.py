@@ -1,4 +1,7 @@
-"""OpenAI requests to native ones (Ollama v0.24.0 ``openai/openai.go``, ``FromChatRequest``, ``FromCompleteRequest``)."""
+"""OpenAI requests to native ones.
+
+Source: Ollama v0.24.0 ``openai/openai.go`` (``FromChatRequest``, ``FromCompleteRequest``).
+"""
 
 from __future__ import annotations
 
@@ -88,9 +91,7 @@ def _think(request: Mapping[str, object]) -> object:
     if not effort:
         return None
     if effort not in _EFFORTS:
-        raise GoError(
-            f"invalid reasoning value: '{effort}' (must be \"high\", \"medium\", \"low\", \"max\", or \"none\")"
-        )
+        raise GoError(f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", "max", or "none")')
     return False if effort == "none" else effort
 
 

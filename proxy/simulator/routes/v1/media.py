@@ -134,9 +134,7 @@ async def transcriptions(call: Call) -> None:
         raise Refusal(400, "file is required: http: no such file")
     if not fields["file"]:
         raise Refusal(400, "audio file is empty")
-    system = (
-        "Transcribe the following audio exactly as spoken. Output only the transcription text, nothing else."
-    )
+    system = "Transcribe the following audio exactly as spoken. Output only the transcription text, nothing else."
     language, hint = (fields.get(name, b"").decode("utf-8", "replace") for name in ("language", "prompt"))
     system += f" The audio is in {language}." if language else ""
     system += f" Context: {hint}" if hint else ""

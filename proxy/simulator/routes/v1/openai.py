@@ -266,9 +266,7 @@ async def embeddings(call: Call) -> None:
     request = await call.bind(EMBEDDING, empty="EOF")
     form = as_text(request["encoding_format"])
     if form and form.lower() not in ("float", "base64"):
-        raise Refusal(
-            400, f"Invalid value for 'encoding_format' = {form}. Supported values: ['float', 'base64']."
-        )
+        raise Refusal(400, f"Invalid value for 'encoding_format' = {form}. Supported values: ['float', 'base64'].")
     given = [""] if request["input"] == "" else request["input"]
     if given is None or given == []:
         raise Refusal(400, "invalid input")

@@ -226,9 +226,7 @@ class ResponseEvents:
         self._thought_done = True
         where = {"item_id": self._thought_id, "output_index": self._index, "summary_index": 0}
         events.append(self._event("response.reasoning_summary_text.done", **where, text=self._thought))
-        events.append(
-            self._event("response.output_item.done", output_index=self._index, item=self._thought_item())
-        )
+        events.append(self._event("response.output_item.done", output_index=self._index, item=self._thought_item()))
         self._index += 1
 
     def _add_calls(self, events: list[GoMap], calls: list[tuple[str, str, str]]) -> None:

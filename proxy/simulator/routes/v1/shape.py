@@ -108,5 +108,3 @@ async def refuse_cloud_model(call: Call) -> None:
         return
     if is_cloud:
         raise refuse_cloud(call.state)
-
-
