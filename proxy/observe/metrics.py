@@ -9,7 +9,7 @@ a value outside its closed list becomes ``other`` (or the list's general value),
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, exposition
@@ -249,6 +249,21 @@ class Metrics:
 
     def log_suppressed(self) -> None:
         self._families.log_suppressed.inc()
+
+    def overview(self) -> dict[str, Any]:
+        """Queue, memory of models and calls under way, for ``/stats``; call it in a thread."""
+        names = ["batch_processor_queue_size", "cache_hits_total", "cache_misses_total", "llm_calls_in_progress"]
+        found: dict[str, dict[str, int]] = {name: {} for name in names}
+        for family in self._registry.restricted_registry(names).collect():
+            for sample in family.samples:
+                if sample.name in found:
+                    found[sample.name][next(iter(sample.labels.values()))] = int(sample.value)
+        queue, hits, misses, in_progress = (found[name] for name in names)
+        return {
+            "queue": queue,
+            "cache": {cache: {"hits": hits[cache], "misses": misses[cache]} for cache in hits},
+            "in_progress": sum(in_progress.values()),
+        }
 
     def encode(self, accept: str = "") -> tuple[bytes, str]:
         """Write the page; call it in a thread.

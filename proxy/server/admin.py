@@ -49,7 +49,7 @@ class AdminPages:
         is_ready: Whether ``/readyz`` says 200.
         report: What ``/readyz?verbose`` adds: anything that JSON can hold.
         models: The rows of ``/models``.
-        extra_stats: Sections of ``/stats`` beside the models (queue, cache, limits), each by its name.
+        extra_stats: Further sections of ``/stats``, each by its name.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class AdminPages:
 
     async def stats(self, request: web.Request) -> web.Response:
         snapshot = await asyncio.to_thread(self._stats.snapshot)
-        return _json({**snapshot, **self._extra_stats()})
+        overview = await asyncio.to_thread(self._metrics.overview)
+        return _json({**snapshot, **overview, **self._extra_stats()})
 
 
 def build_admin(

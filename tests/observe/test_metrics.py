@@ -434,6 +434,22 @@ def test_the_relays_own_events_are_counted() -> None:
     assert {key: series[(key[0], frozenset(key[1:]))] for key in expected} == expected
 
 
+def test_an_overview_has_what_is_under_way() -> None:
+    metrics = Metrics()
+    metrics.call_started("api_chat")
+    metrics.call_started("made up")
+    metrics.waiting(1)
+    metrics.cache_lookup("show", hit=True)
+    metrics.cache_lookup("show", hit=False)
+    metrics.cache_lookup("show", hit=False)
+
+    assert metrics.overview() == {
+        "queue": {"interactive": 0, "normal": 1, "batch": 0},
+        "cache": {"show": {"hits": 1, "misses": 2}},
+        "in_progress": 2,
+    }
+
+
 def test_an_incomplete_reply_is_counted_once() -> None:
     metrics = Metrics(["llama3.2:3b"])
 

@@ -42,7 +42,7 @@ class Behind:
             is_ready=lambda: self.ready,
             report=lambda: {"upstream": "up"},
             models=lambda: self.models,
-            extra_stats=lambda: {"queue": {"waiting": 0}},
+            extra_stats=lambda: {"limits": {}},
         )
 
 
@@ -151,7 +151,8 @@ async def test_models_and_statistics_are_shown(
     assert await (await client.get("/models")).json() == {"models": behind.models}
     stats = await (await client.get("/stats")).json()
     assert stats["models"]["llama3.2:latest"]["ttft"]["p95_s"] == 0.25
-    assert stats["queue"] == {"waiting": 0}
+    assert stats["limits"] == {}
+    assert stats["in_progress"] == 0
 
 
 async def test_the_index_names_every_page(client: TestClient[web.Request, web.Application], behind: Behind) -> None:
