@@ -261,7 +261,7 @@ class Metrics:
         queue, hits, misses, in_progress = (found[name] for name in names)
         return {
             "queue": queue,
-            "cache": {cache: {"hits": hits[cache], "misses": misses[cache]} for cache in hits},
+            "cache": {cache: {"hits": hits[cache], "misses": misses.get(cache, 0)} for cache in hits},
             "in_progress": sum(in_progress.values()),
         }
 
