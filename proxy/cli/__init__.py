@@ -10,6 +10,7 @@ from proxy import __version__
 from proxy.cli.check import check
 from proxy.cli.demo import demo
 from proxy.cli.serve import serve
+from proxy.cli.simulate import simulate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,6 +33,7 @@ def _pilotlight(
 app.command()(serve)
 app.command()(check)
 app.command()(demo)
+app.command()(simulate)
 
 
 def main() -> None:

@@ -25,10 +25,11 @@ class ProfileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Models and machine."""
+    """Models and machine; ``library`` is what can be pulled, None for a machine without a network."""
 
     store: Store
     machine: Machine
+    library: Store | None = None
 
 
 def read_profile(name: str) -> Profile:
@@ -46,6 +47,8 @@ def read_profile(name: str) -> Profile:
 def build_profile(data: Mapping[str, object]) -> Profile:
     """A profile out of a description: {"machine": {...}, "weights": {...}, "models": [...]}.
 
+    With "library" (more models) and "library_weights" there is something to pull: those, and the models themselves.
+
     Raises:
         ProfileError
     """
@@ -57,7 +60,21 @@ def build_profile(data: Mapping[str, object]) -> Profile:
     for index, model in enumerate(models if isinstance(models, list) else []):
         _add_model(store, weights, _mapping(model, f"models[{index}]"), f"models[{index}]")
     machine = _known(Machine, _mapping(data.get("machine") or {}, "machine"), "machine")
-    return Profile(store, Machine(**machine))  # type: ignore[arg-type]
+    return Profile(store, Machine(**machine), _library(data, store))  # type: ignore[arg-type]
+
+
+def _library(data: Mapping[str, object], store: Store) -> Store | None:
+    models = data.get("library")
+    if not isinstance(models, list):
+        return None
+    library = Store(blobs=dict(store.blobs), manifests=dict(store.manifests))
+    given = _mapping(data.get("library_weights") or {}, "library_weights")
+    weights = {key: _weights(key, value) for key, value in given.items()}
+    for item in weights.values():
+        library.add_weights(item)
+    for index, model in enumerate(models):
+        _add_model(library, weights, _mapping(model, f"library[{index}]"), f"library[{index}]")
+    return library
 
 
 def _mapping(value: object, place: str) -> Mapping[str, object]:

@@ -46,6 +46,9 @@ class SimulatedOllama:
         **machine: int | float | None,
     ) -> None:
         made = read_profile(profile) if isinstance(profile, str) else profile
+        environment = environment or Environment()
+        if environment.library is None:
+            environment.library = made.library
         changed = {name: value for name, value in machine.items() if value is not None}
         self.state = ServerState(made.store, made.machine.with_changes(changed), Pace(speed, load_scale), environment)
         self.host = host
