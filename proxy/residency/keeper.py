@@ -80,6 +80,7 @@ class Keeper:
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._tags_at = -_TAGS_EVERY_S
         self._stored: frozenset[str] = frozenset()
+        self._listed: frozenset[str] = frozenset()
         self._is_up = False
         self._was_up = False
         self._was_ready = False
@@ -155,6 +156,7 @@ class Keeper:
             asked_at = self._clock()
             rows = await self._ollama.ps()
             matched = [(await self._match(row), row) for row in rows]
+            self._listed = frozenset(runner.weights for runner, _ in matched)
             changes = self._watch.look(
                 list(self._runners),
                 matched,
@@ -172,10 +174,10 @@ class Keeper:
         self._news.load_ended(flight, outcome)
         runner = flight.runner
         if outcome.ok:
-            if runner.kept is None and not runner.present:
-                runner.volatile = True
-            if runner.facts is not None:
-                self.prober.start(runner, self._catalogue.cached(runner.facts.name) or runner.facts)
+            runner.volatile = runner.kept is None and runner.weights not in self._listed
+            if runner.facts is not None and not runner.volatile:
+                facts = self._catalogue.cached(runner.facts.name) or runner.facts
+                self.prober.start(runner, facts, runner.current or {})
         elif isinstance(outcome.failure, UpstreamUnreachable):
             self._on_down(outcome.failure)
         self._note_ready()

@@ -69,11 +69,10 @@ class News:
         if not outcome.ok:
             self._load_failed(flight, outcome)
             return
-        if outcome.cause and outcome.real:
+        was_loaded = outcome.real or flight.cold or flight.grows
+        if outcome.cause and was_loaded:
             self._metrics.reload(name, outcome.cause)
-        self._checklist.tell(
-            "model loaded", outcome.seconds, model=name, again=outcome.real or flight.cold, options=outcome.options
-        )
+        self._checklist.tell("model loaded", outcome.seconds, model=name, again=was_loaded, options=outcome.options)
         if outcome.without_num_gpu:
             _log.warning(
                 "the configured num_gpu does not fit; loaded without it",

@@ -16,6 +16,8 @@ from proxy.errors import PilotlightError
 from proxy.rewrite.probe import probe_bodies, same_render
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxy.residency.catalogue import Catalogue
     from proxy.residency.runners import Runner
     from proxy.rewrite.facts import ModelFacts
@@ -42,15 +44,27 @@ class Prober:
     def __repr__(self) -> str:
         return f"<Prober {sorted(self._tasks)}>"
 
-    def start(self, runner: Runner, facts: ModelFacts) -> None:
-        """Probe a model that is loaded, unless it was or will never be rewritten."""
+    def start(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> None:
+        """Probe a model that is loaded, unless it was or will never be rewritten.
+
+        Args:
+            options: What a request by this name carries, so that rendering does not load it anew.
+        """
         if not self._enabled or facts.same_render is not None or facts.name in self._tasks:
             return
         if facts.remote or facts.has_messages or "completion" not in facts.capabilities:
             return
-        task = asyncio.create_task(self._probe(runner, facts), name=f"probe {facts.name}")
+        task = asyncio.create_task(self._probe(runner, facts, dict(options)), name=f"probe {facts.name}")
         self._tasks[facts.name] = task
         task.add_done_callback(lambda _: self._tasks.pop(facts.name, None))
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._tasks)
+
+    async def join(self) -> None:
+        """Wait for the probes under way."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def aclose(self) -> None:
         tasks = list(self._tasks.values())
@@ -58,9 +72,9 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _probe(self, runner: Runner, facts: ModelFacts) -> None:
+    async def _probe(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> None:
         keep_alive = runner.kept.keep_alive if runner.kept is not None else None
-        generate, chat = probe_bodies(facts.name, runner.current, keep_alive)
+        generate, chat = probe_bodies(facts.name, options, keep_alive)
         try:
             rendered = (
                 await self._ollama.render("/api/generate", generate),

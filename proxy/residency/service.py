@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # A request that finds its set changed by others each time it has waited for a load is sent as it is.
 _MOST_LOADS_WAITED_FOR: Final = 4
+# Requests give up after load_timeout_s, but the load goes on; it is given up when even that was far too short.
+_LOAD_OUTLIVES_WAITERS: Final = 3
 _NO_OPTIONS: Final[frozenset[str]] = frozenset()
 
 
@@ -115,7 +117,7 @@ class Residency:
         self._loads = self._keeper.loads = Loads(
             ollama,
             self._runners,
-            timeout_s=settings.residency.load_timeout_s,
+            timeout_s=_LOAD_OUTLIVES_WAITERS * settings.residency.load_timeout_s,
             observe=self._keeper.look,
             on_loaded=self._on_loaded,
             on_done=self._keeper.on_load_ended,
@@ -145,6 +147,16 @@ class Residency:
     async def step(self) -> None:
         """One turn of :meth:`run`: look, plan, begin what is due."""
         await self._keeper.step()
+
+    async def idle(self) -> bool:
+        """Wait for the loads, warmings and probes that are under way; whether there were none."""
+        flights = self._loads.flights()
+        was_busy = bool(flights) or self._warmer.is_busy or self._prober.is_busy
+        for flight in flights:
+            await self._loads.wait(flight, self._load_timeout_s)
+        await self._warmer.join()
+        await self._prober.join()
+        return not was_busy
 
     async def aclose(self) -> None:
         """Cancel and await everything that was begun. May be called again."""
@@ -235,8 +247,8 @@ class Residency:
             return Prepared(waited_s=waited_s, cold=cold, kept=runner.kept is not None)
         for option in unified.avoided:
             self._metrics.reload_avoided(facts.name, option)
-        if runner.facts is not None and facts.same_render is None:
-            self._prober.start(runner, facts)
+        if facts.same_render is None and not runner.volatile:
+            self._prober.start(runner, facts, self._unify(runner, facts, {}).set)
         value = self._keep_alive(runner, client)
         if runner.kept is None and (value is not None or client_s is not None):
             runner.keep_alive_s = parse_keep_alive(value) if value is not None else client_s

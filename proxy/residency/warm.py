@@ -117,6 +117,11 @@ class Warmer:
         if self._task is not None and self._runner is runner:
             self._task.cancel()
 
+    async def join(self) -> None:
+        """Wait for the warming under way."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
     async def aclose(self) -> None:
         if self._task is not None:
             self._task.cancel()

@@ -207,19 +207,28 @@ class Ollama:
         """One exchange; aiohttp's errors become ours here and nowhere else."""
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(
-                    method, self._base_url + path, data=data, headers=_HEADERS, allow_redirects=False
-                ) as reply,
-            ):
-                yield reply
+            async with asyncio.timeout(timeout_s):
+                async with await self._send(method, path, data) as reply:
+                    yield reply
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise UpstreamUnreachable("Ollama cannot be reached") from error
         except TimeoutError as error:
             raise UpstreamTimeout(f"Ollama did not answer {path} in time") from error
         except aiohttp.ClientError as error:
             raise UpstreamBroken(f"Ollama broke off its answer to {path}") from error
+
+    async def _send(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+        """Send until the reply's head is there; once more where a kept connection turns out to be dead.
+
+        After a restart of Ollama every kept connection is. All calls of the proxy's own may be repeated.
+        """
+        url = self._base_url + path
+        try:
+            return await self._session.request(method, url, data=data, headers=_HEADERS, allow_redirects=False)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            return await self._session.request(method, url, data=data, headers=_HEADERS, allow_redirects=False)
 
 
 async def _read_bytes(reply: aiohttp.ClientResponse, path: str) -> bytes:
