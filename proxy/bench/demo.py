@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from proxy.bench.children import Child, ChildError, free_port
-from proxy.bench.first_token import Measured, MeasureError, measure
+from proxy.bench.first_token import MeasureError, measure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -73,25 +73,19 @@ WORKLOADS = (
         ),
     ),
     Workload('after a client with keep_alive "1s"', (Call({"keep_alive": "1s"}, counted=False), Call(pause_s=2))),
-    Workload("/api/generate, one after the other", (Call(counted=False), *(Call(path="/api/generate"),) * 10)),
+    Workload("/api/generate, one after the other", (Call(counted=False), *(Call(path="/api/generate"),) * 20)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The counted calls of one workload, on both ways."""
+    """One workload on both ways: mean first token of the counted calls, and the loads that the servers counted."""
 
     name: str
-    direct: tuple[Measured, ...]
-    proxied: tuple[Measured, ...]
-
-    @property
-    def direct_s(self) -> float:
-        return mean(call.first_token_s for call in self.direct)
-
-    @property
-    def proxied_s(self) -> float:
-        return mean(call.first_token_s for call in self.proxied)
+    direct_s: float
+    proxied_s: float
+    direct_loads: int
+    proxied_loads: int
 
 
 class DemoError(Exception):
@@ -99,11 +93,19 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What is running: the three addresses, and how long the proxy took to be ready."""
+class Way:
+    """Where calls go, and the control port of the simulated server that they reach."""
 
-    direct_url: str
-    proxied_url: str
+    url: str
+    control_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is running, and how long the proxy took to be ready."""
+
+    direct: Way
+    proxied: Way
     admin_url: str
     ready_s: float
 
@@ -120,18 +122,18 @@ async def stage(folder: Path, environ: Mapping[str, str], tell: Callable[[str], 
     Raises:
         DemoError: One of them did not start, or the proxy did not become ready.
     """
-    direct, behind, listen, admin = (free_port() for _ in range(4))
+    direct, direct_control, behind, behind_control, listen, admin = (free_port() for _ in range(6))
     ollama = {**environ, "OLLAMA_KEEP_ALIVE": f"{SERVER_KEEP_ALIVE_S}s"}
     serve = ["serve", "--upstream", f"http://127.0.0.1:{behind}", "--listen", f"127.0.0.1:{listen}"]
     serve += ["--admin", f"127.0.0.1:{admin}", "--model", MODEL]
     try:
         async with (
-            Child(["simulate", "--listen", f"127.0.0.1:{direct}"], folder / "direct.log", ollama) as first,
-            Child(["simulate", "--listen", f"127.0.0.1:{behind}"], folder / "behind.log", ollama) as second,
+            Child(_simulate(direct, direct_control), folder / "direct.log", ollama) as first,
+            Child(_simulate(behind, behind_control), folder / "behind.log", ollama) as second,
         ):
             tell("starting two simulated Ollamas")
-            await first.wait_listening(direct, _LISTEN_S)
-            await second.wait_listening(behind, _LISTEN_S)
+            await first.wait_listening(direct_control, _LISTEN_S)
+            await second.wait_listening(behind_control, _LISTEN_S)
             tell("starting the proxy in front of the second; it loads the model")
             started = asyncio.get_running_loop().time()
             async with Child(serve, folder / "proxy.log", environ) as proxy:
@@ -139,9 +141,17 @@ async def stage(folder: Path, environ: Mapping[str, str], tell: Callable[[str], 
                 admin_url = f"http://127.0.0.1:{admin}"
                 await _wait_ready(proxy, f"{admin_url}/readyz")
                 ready_s = asyncio.get_running_loop().time() - started
-                yield Stage(f"http://127.0.0.1:{direct}", f"http://127.0.0.1:{listen}", admin_url, ready_s)
+                yield Stage(_way(direct, direct_control), _way(listen, behind_control), admin_url, ready_s)
     except ChildError as error:
         raise DemoError(str(error)) from error
+
+
+def _simulate(port: int, control_port: int) -> list[str]:
+    return ["simulate", "--listen", f"127.0.0.1:{port}", "--control", f"127.0.0.1:{control_port}"]
+
+
+def _way(port: int, control_port: int) -> Way:
+    return Way(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{control_port}")
 
 
 async def _wait_ready(proxy: Child, url: str) -> None:
@@ -170,29 +180,38 @@ async def run(scene: Stage, tell: Callable[[str], None], workloads: Sequence[Wor
             for workload in workloads:
                 tell(workload.name)
                 rows.append(await _run_workload(session, scene, workload))
-    except (MeasureError, TimeoutError) as error:
+    except (MeasureError, aiohttp.ClientError, TimeoutError) as error:
         raise DemoError(str(error) or "a call took longer than two minutes") from error
     return rows
 
 
 async def _run_workload(session: aiohttp.ClientSession, scene: Stage, workload: Workload) -> Row:
-    direct: list[Measured] = []
-    proxied: list[Measured] = []
+    direct: list[float] = []
+    proxied: list[float] = []
+    before = [await _loads(session, way) for way in (scene.direct, scene.proxied)]
     for call in workload.calls:
         await asyncio.sleep(call.pause_s)
-        for base_url, found in ((scene.direct_url, direct), (scene.proxied_url, proxied)):
-            measured = await measure(session, f"{base_url}{call.path}", call.body())
+        for way, found in ((scene.direct, direct), (scene.proxied, proxied)):
+            measured = await measure(session, f"{way.url}{call.path}", call.body())
             if call.counted:
-                found.append(measured)
-    return Row(workload.name, tuple(direct), tuple(proxied))
+                found.append(measured.first_token_s)
+    after = [await _loads(session, way) for way in (scene.direct, scene.proxied)]
+    return Row(workload.name, mean(direct), mean(proxied), after[0] - before[0], after[1] - before[1])
+
+
+async def _loads(session: aiohttp.ClientSession, way: Way) -> int:
+    """How often the server has loaded a model, as it counts itself."""
+    async with session.get(f"{way.control_url}/_sim/state") as response:
+        loads: int = (await response.json())["loads"]
+        return loads
 
 
 def example_calls(scene: Stage) -> list[str]:
     """Commands to try while it stays up."""
     body = json.dumps({"model": MODEL, "prompt": _QUESTION})
     return [
-        f"curl {scene.proxied_url}/api/generate -d '{body}'     # proxied",
-        f"curl {scene.direct_url}/api/generate -d '{body}'     # direct",
+        f"curl {scene.proxied.url}/api/generate -d '{body}'     # proxied",
+        f"curl {scene.direct.url}/api/generate -d '{body}'     # direct",
         f"curl {scene.admin_url}/requests",
         f"curl {scene.admin_url}/metrics",
     ]

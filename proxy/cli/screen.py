@@ -64,12 +64,12 @@ def _print_table(out: Console, rows: list[Row], scene: Stage) -> None:
     for heading in ("direct", "proxied", "loads direct", "loads proxied"):
         table.add_column(heading, justify="right")
     for row in rows:
-        loads = (sum(call.is_cold for call in calls) for calls in (row.direct, row.proxied))
-        counts = (f"{count} of {len(row.direct)}" for count in loads)
-        table.add_row(row.name, _milliseconds(row.direct_s), _milliseconds(row.proxied_s), *counts)
+        loads = (str(row.direct_loads), str(row.proxied_loads))
+        table.add_row(row.name, _milliseconds(row.direct_s), _milliseconds(row.proxied_s), *loads)
     table.caption = (
-        "Mean of the counted calls, and how many of them waited for a load. The proxy was ready, model loaded, "
-        f"{scene.ready_s:.1f} s after its start. Measured on this machine, on a simulation."
+        "First token: mean over a workload's calls. Loads: of the model, as each simulated server counts them. The "
+        f"proxy was ready, model loaded, {scene.ready_s:.1f} s after its start. Measured just now on this machine, "
+        "on a simulation: not figures of Ollama."
     )
     out.print(table)
 
