@@ -48,13 +48,16 @@ def profile_data(**machine: Any) -> dict[str, Any]:
 
 
 class Clock:
-    """The monotonic clock, and what the test adds to it."""
+    """The two clocks of this machine, and what the test adds to both."""
 
     def __init__(self) -> None:
         self.added_s = 0.0
 
     def __call__(self) -> float:
         return time.monotonic() + self.added_s
+
+    def wall(self) -> float:
+        return time.time() + self.added_s
 
     def advance(self, seconds: float) -> None:
         self.added_s += seconds
@@ -146,7 +149,7 @@ async def open_scene(
         ollama = Ollama(session, server.url)
         metrics = Metrics(known_models=[model["name"] for model in models])
         catalogue = Catalogue(ollama, metrics)
-        residency = Residency(settings, ollama, catalogue, metrics, clock=clock)
+        residency = Residency(settings, ollama, catalogue, metrics, clock, clock.wall)
         stack.push_async_callback(residency.aclose)
         yield Scene(server, ollama, metrics, catalogue, residency, clock)
 
