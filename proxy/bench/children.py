@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
+PILOTLIGHT: Final = (sys.executable, "-m", "proxy")
 _STOP_S = 5.0
 _POLL_S = 0.05
 
@@ -29,21 +31,57 @@ def free_port() -> int:
         return port
 
 
+@contextlib.contextmanager
+def pinned(cpus: Collection[int] | None) -> Iterator[None]:
+    """What is started inside runs on these processors only, as with ``taskset``; ``None``: wherever we do."""
+    if cpus is None:
+        yield
+        return
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
 class Child:
-    """``pilotlight`` with the given arguments, for as long as the context lasts.
+    """A program with the given arguments, for as long as the context lasts.
+
+    Args:
+        arguments: Its own.
+        log: Takes what it writes.
+        environ: All of its environment.
+        program: What is run; ``pilotlight`` where nothing else is said.
+        cpus: The processors that it may use; ``None`` for ours.
 
     It gets a session of its own, so that a Ctrl-C on the terminal reaches only us and we decide what ends when. What it
-    writes goes to ``log``. Leaving the context, by cancellation too, ends it: politely, then at once.
+    writes goes to its log. Leaving the context, by cancellation too, ends it: politely, then at once.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environ: Mapping[str, str],
+        *,
+        program: Sequence[str] = PILOTLIGHT,
+        cpus: Collection[int] | None = None,
+    ) -> None:
         self._arguments = arguments
         self._log = log
         self._environ = environ
+        self._program = program
+        self._cpus = cpus
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
-        return f"<Child {self._arguments[0]} {'running' if self.is_running else 'ended'}>"
+        return f"<Child {self._name} {'running' if self.is_running else 'ended'}>"
+
+    @property
+    def _name(self) -> str:
+        program = "pilotlight" if self._program is PILOTLIGHT else self._program[-1].rpartition("/")[2]
+        return " ".join([program, *self._arguments])
 
     @property
     def pid(self) -> int | None:
@@ -54,11 +92,9 @@ class Child:
         return self._process is not None and self._process.returncode is None
 
     async def __aenter__(self) -> Self:
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, pinned(self._cpus):
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "proxy",
+                *self._program,
                 *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -109,4 +145,4 @@ class Child:
     def describe(self, what: str) -> str:
         """One sentence about this program, and the last lines that it wrote."""
         tail = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
-        return "\n".join([f"`pilotlight {' '.join(self._arguments)}` {what}", *(f"    {line}" for line in tail)])
+        return "\n".join([f"`{self._name}` {what}", *(f"    {line}" for line in tail)])
