@@ -214,6 +214,8 @@ def _value(text: str, at: int, clean: bool) -> tuple[Any, int]:
     """One value of any type and the place after it. Raises what the scanner raises when it is no JSON."""
     try:
         value, end = _scan(text, at)
+        if end - at > MAX_DEPTH and text.count("[", at, end) + text.count("{", at, end) >= MAX_DEPTH:
+            _end_of_value(text, at)  # later versions of Python read deeper than Go does
         return (value if clean else _without_surrogates(value)), end
     except json.JSONDecodeError:
         raise
