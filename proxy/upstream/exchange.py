@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.wire.headers import Field, encode
-from proxy.wire.http1 import MAX_HEAD_BYTES, ChunkFollower, ProtocolError, ReplyHead, parse_head
+from proxy.wire.http1 import MAX_HEAD_BYTES, ChunkFollower, ProtocolError, ReplyHead, chunk, parse_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ class Sink(Protocol):
         """The final head. Called once, before everything else."""
 
     def on_body(self, raw: bytes, payload: bytes) -> None:
-        """A piece of the body: as it was framed, and without framing. Both are the same where it is not chunked."""
+        """A piece of the body: as it was framed, and without framing. Both are the same where it has a length."""
 
     def on_end(self) -> None:
         """The body is complete."""
@@ -86,8 +86,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks",
+        "_has_answered",
         "_head_bytes",
-        "_is_head_request",
         "_on_closed",
         "_on_free",
         "_phase",
@@ -110,6 +110,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._phase = _Phase.IDLE
         self._head_bytes = b""
+        self._has_answered = False
         self._chunks = ChunkFollower()
         self._remaining_bytes = 0
         self._reusable = False
@@ -139,6 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = sink
         self._phase = _Phase.HEAD
         self._head_bytes = b""
+        self._has_answered = False
         self.exchanges += 1
         self._transport.write(request)
 
@@ -169,7 +171,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif phase is _Phase.COUNTED:
                 self._feed_counted(data)
             elif phase is _Phase.UNTIL_CLOSE:
-                self._deliver(data, data)
+                # The end of the connection ends this body, and cannot end the client's: it is framed anew.
+                self._deliver(chunk(data), data)
             else:
                 # Bytes that nobody asked for: whatever they are, they must not be read as the next reply.
                 self._close()
@@ -186,16 +189,16 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             if phase is _Phase.UNTIL_CLOSE and exc is None:
                 sink.on_end()
-            elif phase is _Phase.HEAD and not self._head_bytes:
+            elif phase is _Phase.HEAD and not self._has_answered:
                 sink.on_failure(NoReply("the upstream closed the connection without a reply"))
             else:
                 sink.on_failure(UpstreamBroken(CUT_MESSAGE))
         self._on_closed(self)
 
     def _feed_head(self, data: bytes) -> None:
+        self._has_answered = True
         if self._head_bytes:
             data = self._head_bytes + data
-        self._head_bytes = data
         while True:
             end = data.find(b"\r\n\r\n")
             if end < 0:

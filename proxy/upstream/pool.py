@@ -162,6 +162,10 @@ class Pool:
                 _, protocol = await loop.create_connection(self._new, self._host, self._port)
         except (OSError, TimeoutError) as error:
             raise UpstreamUnreachable(f"the upstream cannot be reached: {_reason(error)}") from error
+        if not protocol.is_idle:
+            protocol.abort()
+            raise UpstreamUnreachable("the upstream closed the connection at once")
+        self._all.add(protocol)
         return protocol
 
     async def aclose(self) -> None:
@@ -173,9 +177,8 @@ class Pool:
             await self._emptied.wait()
 
     def _new(self) -> UpstreamConnection:
-        connection = UpstreamConnection(self._on_free, self._on_closed)
-        self._all.add(connection)
-        return connection
+        # Counted once it is connected: the loop asks for one before it connects, and never tells it of a failure.
+        return UpstreamConnection(self._on_free, self._on_closed)
 
     def _take(self) -> UpstreamConnection | None:
         expired_before = self._clock() - IDLE_TIMEOUT_S
