@@ -87,6 +87,8 @@ class News:
                 num_ctx=flight.runner.num_ctx,
                 refused=flight.runner.refused_num_ctx,
             )
+        if flight.runner.kept is not None and not flight.runner.unfit_beside:
+            self._metrics.model_failed(name, "")
         self._vram(flight.runner)
 
     def warmed(self, runner: Runner, warmed: Warmed) -> None:

@@ -44,7 +44,15 @@ def profile_data(**machine: Any) -> dict[str, Any]:
         {"name": name, "weights": key, "template": TEMPLATE} for name, key in MODELS.items()
     ]
     models[1]["parameters"] = {"num_ctx": 1024}
-    return {"machine": machine, "weights": weights, "models": models}
+    library = [{"name": "fresh", "weights": "w9", "template": TEMPLATE}]
+    library_weights = {"w9": {**WEIGHTS, "size_bytes": 50_000}}
+    return {
+        "machine": machine,
+        "weights": weights,
+        "models": models,
+        "library": library,
+        "library_weights": library_weights,
+    }
 
 
 class Clock:

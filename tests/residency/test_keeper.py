@@ -8,7 +8,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.errors import ConfigError
-from proxy.simulator.engine.names import parse_name
 from tests.residency.conftest import MB, until
 
 if TYPE_CHECKING:
@@ -76,9 +75,6 @@ async def test_a_missing_model_is_failed_and_does_not_hold_up_the_others(scene: 
 
 async def test_a_missing_model_is_pulled_where_that_is_wanted(scene: Opens) -> None:
     async with scene({"name": "fresh"}, residency={"pull_missing": True}) as s:
-        weights = next(blob.weights for blob in s.server.state.store.blobs.values() if blob.weights is not None)
-        s.server.state.environment.pullable[parse_name("fresh")] = weights
-        s.server.state.environment.pull_bytes_per_s = 1e12
         running = asyncio.create_task(s.residency.run())
         await until(lambda: s.residency.ready)
         running.cancel()
