@@ -26,7 +26,7 @@ async def show(environ: dict[str, str], keep: bool) -> None:
     Raises:
         DemoError: It could not be completed. Nothing is left running, by cancellation neither.
     """
-    _cancel_on(signal.SIGTERM)
+    _cancel_on(signal.SIGTERM, signal.SIGHUP)
     out = Console() if Console().is_terminal else Console(width=_WIDTH)
     notes = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="pilotlight-demo-") as folder, _progress(notes) as progress:
@@ -47,10 +47,11 @@ async def show(environ: dict[str, str], keep: bool) -> None:
                 await asyncio.Event().wait()
 
 
-def _cancel_on(number: signal.Signals) -> None:
+def _cancel_on(*numbers: signal.Signals) -> None:
     task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    for number in numbers:
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def _progress(notes: Console) -> Progress:
