@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from proxy.simulator.simulated import SimulatedOllama
 
-_NOT_FOUND: Final[dict[str, object]] = {"error": "no such call; there are state, faults, gate, restart and refuse under /_sim/"}
+_NOT_FOUND: Final[dict[str, object]] = {
+    "error": "no such call; there are state, faults, gate, restart and refuse under /_sim/"
+}
 
 
 class Control:

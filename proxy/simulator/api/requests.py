@@ -76,7 +76,8 @@ def _members(raw: bytes) -> list[tuple[str, Node]]:
     if node.kind == "null":
         return []
     if node.kind != "object":
-        raise GoError("Value is not object" if node.kind in ("string", "array") else "Key path not found")
+        # jsonparser's MalformedObjectError, by way of go-ordered-map
+        raise GoError("Value looks like object, but can't find closing '}' symbol")
     return node.members()
 
 

@@ -25,9 +25,18 @@ from proxy.simulator.golang.jsonin import GoError
 
 Item = Mapping[str, object]
 
-_PEEK: Final = Struct("", {"type": STRING, "role": STRING})
-_AUX_MESSAGE: Final = Struct("", {"type": STRING, "role": STRING, "content": RAW})
-_AUX_OUTPUT: Final = Struct("", {"type": STRING, "call_id": STRING, "output": RAW})
+_TYPE: Final = 'Type string "json:\\"type\\""'
+_ROLE: Final = 'Role string "json:\\"role\\""'
+_PEEK_CONTENT: Final = Struct(f"struct {{ {_TYPE} }}", {"type": STRING})
+_PEEK: Final = Struct(f"struct {{ {_TYPE}; {_ROLE} }}", {"type": STRING, "role": STRING})
+_AUX_MESSAGE: Final = Struct(
+    f'struct {{ {_TYPE}; {_ROLE}; Content json.RawMessage "json:\\"content\\"" }}',
+    {"type": STRING, "role": STRING, "content": RAW},
+)
+_AUX_OUTPUT: Final = Struct(
+    f'struct {{ {_TYPE}; CallID string "json:\\"call_id\\""; Output json.RawMessage "json:\\"output\\"" }}',
+    {"type": STRING, "call_id": STRING, "output": RAW},
+)
 _CONTENT: Final[Mapping[str, Struct]] = {
     "input_text": Struct("openai.ResponsesTextContent", {"type": STRING, "text": STRING}),
     "output_text": Struct("openai.ResponsesOutputTextContent", {"type": STRING, "text": STRING}),
@@ -75,7 +84,7 @@ def _contents(raw: bytes, what: str) -> list[Item]:
     out: list[Item] = []
     for index, item in enumerate(_raw_items(raw, what)):
         try:
-            kind = str(unmarshal_struct(item, _PEEK)["type"])
+            kind = str(unmarshal_struct(item, _PEEK_CONTENT)["type"])
             if kind not in _CONTENT:
                 raise GoError(f"unknown content type: {kind}")
             out.append(unmarshal_struct(item, _CONTENT[kind]))

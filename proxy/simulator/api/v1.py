@@ -34,7 +34,10 @@ _TOOL_CALL: Final = Struct(
         "id": STRING,
         "index": INT,
         "type": STRING,
-        "function": Struct("", {"name": STRING, "arguments": STRING}),
+        "function": Struct(
+            'struct { Name string "json:\\"name\\""; Arguments string "json:\\"arguments\\"" }',
+            {"name": STRING, "arguments": STRING},
+        ),
     },
 )
 _MESSAGE: Final = Struct(
@@ -137,7 +140,10 @@ _BLOCK: Final = Struct(
         "signature": STRING,
     },
 )
-_BARE_PARAM: Final = Struct("", {"role": STRING, "content": RAW})
+_BARE_PARAM: Final = Struct(
+    'struct { Role string "json:\\"role\\""; Content json.RawMessage "json:\\"content\\"" }',
+    {"role": STRING, "content": RAW},
+)
 
 
 def _message_param(raw: bytes) -> object:

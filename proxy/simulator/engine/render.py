@@ -124,7 +124,8 @@ def _message(message: Message) -> GoStruct:
         "ToolName": text_of(message, "ToolName"),
         "ToolCallID": text_of(message, "ToolCallID"),
     }
-    return GoStruct(fields, {key: value for key, value in fields.items() if key != "ToolCalls"})
+    lists = {key: fields[key] or None for key in ("Images", "ToolCalls")}
+    return GoStruct(fields, {**fields, **lists})
 
 
 def _call(call: Mapping[str, object]) -> GoStruct:

@@ -20,6 +20,7 @@ from proxy.simulator.engine.faults import (
     Gate,
     ServerCrash,
 )
+from proxy.simulator.engine.schemas import is_known_schema
 from proxy.simulator.engine.texts import Ask, embedding, reply_tokens
 from proxy.simulator.engine.weights import Tokenizer, Weights
 from proxy.simulator.golang.clock import NANOSECONDS, go_quote
@@ -131,6 +132,8 @@ class Runner:
             return ""
         if text != '"json"' and not text.startswith("{"):
             raise GoError(f'invalid format: {go_quote(text)}; expected "json" or a valid JSON Schema object')
+        if text.startswith("{") and not is_known_schema(text):
+            raise GoError("invalid JSON schema in format")
         return text
 
     async def complete(self, request: Completion) -> AsyncIterator[Piece]:
@@ -212,7 +215,7 @@ class Runner:
         if limit < 0 or limit > 10 * self.context_length:
             limit = 10 * self.context_length if limit > 0 else 0
         if not request.shift and (limit <= 0 or room < limit):
-            limit = max(1, room)
+            limit = max(1, room + 1)
         request.ask.limit = limit
         final.done_reason = "stop"
         count = 0

@@ -60,7 +60,7 @@ def reply_tokens(weights: Weights, ask: Ask) -> Iterator[str]:
     natural = _NATURAL_MIN + dice.randrange(_NATURAL_SPREAD)
     length = ask.limit if ask.limit > 0 else natural
     if ask.form:
-        yield from _form(ask.form, dice, length)
+        yield from _form(ask.form, dice, length, 1 if weights.bytewise else 4)
         return
     if not weights.bytewise and ask.thinks is not None:
         opening, closing = ask.thinks
@@ -130,15 +130,17 @@ def _sample(schema: Mapping[str, object], dice: random.Random) -> object:
     return plain[kind] if isinstance(kind, str) and kind in plain else dice.choice(_WORDS)
 
 
-def _form(form: str, dice: random.Random, length: int) -> Iterator[str]:
+def _form(form: str, dice: random.Random, length: int, size: int) -> Iterator[str]:
     """JSON, piece by piece: what a schema asks for, or an object whose one text is as long as needed."""
     if form.startswith("{"):
         try:
             schema = json.loads(form)
         except ValueError:
             schema = {}
+        if schema in ({}, {"type": "object"}):
+            schema = {"properties": {"text": {"type": "string"}}, "type": "object"}
         text = json.dumps(_sample(schema, dice))
-        yield from (text[at : at + 4] for at in range(0, len(text), 4))
+        yield from (text[at : at + size] for at in range(0, len(text), size))
         return
     yield '{"'
     yield "text"

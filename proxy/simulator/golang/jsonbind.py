@@ -250,7 +250,8 @@ class Struct(GoType):
 
     def __init__(self, name: str, fields: Mapping[str, GoType]) -> None:
         self.name = name
-        self.short = name.rpartition(".")[2]
+        # An anonymous struct is named by its definition where a value has the wrong type, and by nothing elsewhere.
+        self.short = "" if name.startswith("struct {") else name.rpartition(".")[2]
         self.define(fields)
 
     def define(self, fields: Mapping[str, GoType]) -> None:

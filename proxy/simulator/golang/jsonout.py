@@ -27,9 +27,19 @@ class GoMap(dict[str, object]):
 
 
 class RawJson(str):
-    """Text that is JSON already (``json.RawMessage``, written compactly by its maker)."""
+    """Text that is JSON already (``json.RawMessage``): written without spaces, otherwise as it is."""
 
     __slots__ = ()
+
+
+_STRING_OR_SPACE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[ \t\r\n]+')
+
+
+def _compact(match: re.Match[str]) -> str:
+    text = match.group()
+    if not text.startswith('"'):
+        return ""
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -82,7 +92,7 @@ def marshal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, RawJson):
-        return str(value)
+        return _STRING_OR_SPACE.sub(_compact, value)
     if isinstance(value, str):
         return quote(value)
     if isinstance(value, float):

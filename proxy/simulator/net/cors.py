@@ -46,7 +46,7 @@ def origin_is_allowed(origin: str, allowed: Iterable[str]) -> bool:
 def host_is_allowed(host: str) -> bool:
     """Whether a server on loopback answers to this Host."""
     name = host
-    if host.startswith("["):
+    if host.startswith("[") and "]:" in host:
         name = host[1:].partition("]")[0]
     elif host.count(":") == 1:
         name = host.partition(":")[0]

@@ -74,10 +74,9 @@ class ResponseWriter:
             self.headers[name] = [value]
 
     def write_header(self, status: int) -> None:
-        """Fix the status."""
+        """Set the status; like the headers it is fixed only by the first write (gin's writer)."""
         if not self._touched:
             self.status = status
-            self._touched = True
 
     def write(self, data: bytes) -> None:
         """Write as a handler does, through the buffer."""

@@ -3,9 +3,11 @@ reader of model files here, and files are refused as Ollama refuses what is no m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from proxy.simulator.api.requests import CREATE
 from proxy.simulator.engine.model import parse_model_template
@@ -20,6 +22,8 @@ from proxy.simulator.routes.lookup import INVALID_NAME
 from proxy.simulator.routes.transfer import Failed, Progress, pulling, report
 
 Request = Mapping[str, object]
+# Types and how large the result is, about (fs/ggml/type.go, ParseFileType).
+_QUANTIZATIONS = {"F32": 2.0, "F16": 1.0, "Q4_K_S": 0.29, "Q4_K_M": 0.31, "Q8_0": 0.53}
 _RELATIVE = re.compile(r"(?!/)(?!.*(^|/)(\.\.?|)(/|$)).+|\.")
 
 
@@ -70,8 +74,10 @@ async def _creating(call: Call, request: Request, name: Name) -> Progress:
             return
         else:
             raise _Rejected("neither 'from' or 'files' was specified", 400)
-        if request["adapters"] and "remote_host" not in settings:
+        if request["adapters"] is not None and "remote_host" not in settings:
             raise _Rejected("unknown type", 400)
+        for item in _quantized(call, request, settings, layers):
+            yield item
         layers = _layers(call, request, layers)
         _override(request, settings)
     except _Rejected as rejected:
@@ -125,6 +131,36 @@ def _from_files(call: Call, request: Request) -> list[dict[str, object] | Failed
     if digest not in call.state.store.blobs:
         return [begun, Failed(f"open {call.state.store.path_of(digest)}: no such file or directory")]
     return [begun, Failed("supplied file was not in GGUF format", 400)]
+
+
+def _quantized(
+    call: Call, request: Request, settings: dict[str, object], layers: list[Layer]
+) -> list[dict[str, object]]:
+    """Smaller weights in the place of the given ones, and what is told about making them."""
+    wanted = (text_field(request, "quantize") or text_field(request, "quantization")).upper()
+    held = settings.get("file_type")
+    if not wanted:
+        return []
+    if wanted not in _QUANTIZATIONS:
+        supported = ", ".join(_QUANTIZATIONS)
+        raise _Rejected(f"unsupported quantization type {wanted} - supported types are {supported}")
+    if held not in ("F16", "BF16", "F32"):
+        raise _Rejected("quantization is only supported for F16, BF16 and F32 models")
+    if held == wanted:
+        return []
+    told: list[dict[str, object]] = []
+    for index, layer in enumerate(layers):
+        weights = call.state.store.blobs[layer.digest].weights if layer.media_type == f"{MEDIA}model" else None
+        if weights is None:
+            continue
+        digest = "sha256:" + hashlib.sha256(f"{layer.digest} {wanted}".encode()).hexdigest()
+        size = int(weights.size_bytes * _QUANTIZATIONS[wanted])
+        call.state.store.add_weights(replace(weights, digest=digest, size_bytes=size, quantization=wanted))
+        layers[index] = Layer(layer.media_type, digest, size, status=f"creating new layer {digest}")
+        line: dict[str, object] = {"status": f"quantizing {held} model to {wanted}", "digest": "0" * 19}
+        told += [{**line, "total": layer.size, "completed": layer.size}, {"status": "verifying conversion"}]
+    settings["file_type"] = wanted
+    return told
 
 
 def _without(layers: list[Layer], kind: str) -> list[Layer]:

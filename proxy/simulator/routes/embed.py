@@ -131,7 +131,9 @@ async def embeddings(call: Call) -> None:
     reference = reference_or_refuse(raw_name, 400, "model is required")
     if reference.source == "cloud":
         raise refuse_cloud(call.state)
-    model = load(call.state, reference.name)
+    # This route alone wants the name in its own spelling: it does not ask getExistingName.
+    exact = call.state.store.find(reference.name) is not None
+    model = load(call.state, reference.name) if exact else None
     if model is None:
         raise Refusal(404, f"model {go_quote(raw_name)} not found, try pulling it first")
     async with scheduled(call, model, [], options_field(request), request["keep_alive"]) as held:

@@ -52,6 +52,8 @@ class MessagesSink(Sink):
     def __init__(self, call: Call, request: Frame, estimate: int) -> None:
         super().__init__(call.sink.response)
         self._streams = request["stream"] is True
+        # The writer for web search does not set the type of a stream, so the native one stays.
+        self._names_type = not any(_searches(as_mapping(tool)) for tool in as_list(request["tools"]))
         self._id = f"msg_{secrets.token_hex(12)}"
         self._events = _Events(self._id, as_text(request["model"]), estimate)
 
@@ -79,7 +81,8 @@ class MessagesSink(Sink):
             self.response.headers["Content-Type"] = ["application/json"]
             self._plain(_message(self._id, frame))
             return
-        self.response.set_header("Content-Type", "text/event-stream")
+        if self._names_type:
+            self.response.set_header("Content-Type", "text/event-stream")
         for event in self._events.of(frame):
             text = f"event: {event['type']}\ndata: {jsonout.marshal(event)}\n\n"
             self.response.write(text.encode("utf-8", "replace"))
