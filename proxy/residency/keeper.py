@@ -230,12 +230,15 @@ class Keeper:
 
     async def _match(self, row: RunningModel) -> Runner:
         """The runner that a row of ``/api/ps`` is about. The row has the name that loaded it, any of its names."""
+        runner = self._runners.by_digest(row.digest)
+        if runner is not None:
+            return runner
         facts = await self._catalogue.facts(row.name)
-        if facts is not None and facts.digest and row.digest and facts.digest != row.digest:
-            # Either we remember an old model, or an old one is still loaded under its name.
+        if facts is not None and facts.digest != row.digest and facts.digest and row.digest:
+            # Either we remember an old model, or an old one that we never met is still loaded under this name.
             self._catalogue.forget(row.name)
             facts = await self._catalogue.facts(row.name)
-        if facts is None or (facts.digest and row.digest and facts.digest != row.digest):
+        if facts is None or (facts.digest != row.digest and facts.digest and row.digest):
             return self._runners.stranger(canonical(row.name), row.digest)
         return self._runners.of(facts)
 

@@ -237,10 +237,8 @@ class Loads:
 
     async def _spills(self, runner: Runner) -> bool:
         """Whether a part of the model is outside of VRAM now."""
-        for row in await self._ollama.ps():
-            if row.digest and runner.facts is not None and row.digest == runner.facts.digest:
-                return row.vram_bytes < row.size_bytes
-        return False
+        rows = [row for row in await self._ollama.ps() if self._runners.by_digest(row.digest) is runner]
+        return any(row.vram_bytes < row.size_bytes for row in rows)
 
 
 def is_out_of_memory(reply: LoadReply) -> bool:

@@ -166,6 +166,10 @@ class Watch:
         runner.seen_at = now
         runner.expires_at = expires_at
         runner.size_bytes, runner.vram_bytes = row.size_bytes, row.vram_bytes
+        if not runner.busy:
+            runner.volatile = False
+        if runner.kept is None and not is_loading:
+            runner.state = State.RESIDENT
         if is_loading and not runner.confirmed:
             return []
         if runner.shown_num_ctx is None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 UNRANKED: Final = 1_000_000
 """Importance of models that are not kept: behind all that are."""
 
+# Ollama's models are as many as it has stored; each change of one adds another.
+_MOST_DIGESTS: Final = 1_000
+
 # A model whose load fails for the first time after a success may have met a restart: again at once. Then slower.
 _BACKOFF_S: Final = 5.0
 _LONGEST_BACKOFF_S: Final = 300.0
@@ -187,6 +190,7 @@ class Runners:
     def __init__(self, settings: Settings) -> None:
         self._defaults = dict(settings.defaults.options)
         self._by_weights: dict[str, Runner] = {}
+        self._weights: dict[str, str] = {}
         self.contradictions: list[ConfigError] = []
         self._kept_names = {canonical(model.name): (rank, model) for rank, model in enumerate(settings.models)}
         start = State.ABSENT if settings.residency.warmup else State.RELEASED
@@ -214,8 +218,13 @@ class Runners:
         if runner is None or runner.facts is None or facts.name not in runner.names:
             return self._adopt(facts, runner)
         if facts.name == runner.facts.name and facts.digest != runner.facts.digest:
-            runner.facts = facts
+            self._on_made_anew(runner, facts)
         return runner
+
+    def by_digest(self, digest: str) -> Runner | None:
+        """The runner of a model that was met under this digest, even if its name means another model by now."""
+        weights = self._weights.get(digest)
+        return None if weights is None else self._by_weights.get(weights)
 
     def unresolved(self) -> list[str]:
         """Kept names that Ollama has not described yet, most important first."""
@@ -261,6 +270,8 @@ class Runners:
         runner.confirmed = options == runner.current
         runner.strayed_at = None
         runner.stray_told = False
+        if not runner.present:
+            runner.keep_alive_s = None
         runner.present = True
         runner.seen_at = now
         runner.loaded_at = now
@@ -344,12 +355,28 @@ class Runners:
             if runner.kept is not None and (runner.state is State.RESIDENT or runner.unfit_beside):
                 runner.state, runner.reason, runner.loss = State.LOST, "", Loss.RESTART
             runner.unfit_beside = ""
+            runner.volatile = False
             runner.to_unload = False
             runner.strayed_at = None
             runner.quick_losses = 0
 
+    def _on_made_anew(self, runner: Runner, facts: ModelFacts) -> None:
+        """The model was made again from the same weights, perhaps with other options in its Modelfile."""
+        self._remember_digest(facts)
+        runner.facts = facts
+        runner.confirmed = False
+        runner.undo, runner.growths, runner.refused_num_ctx = None, 0, None
+        runner.current = None if runner.kept is None else {**runner_options(facts.parameters), **runner.configured}
+
+    def _remember_digest(self, facts: ModelFacts) -> None:
+        if facts.digest:
+            if len(self._weights) >= _MOST_DIGESTS:
+                self._weights.clear()
+            self._weights[facts.digest] = facts.weights
+
     def _adopt(self, facts: ModelFacts, runner: Runner | None) -> Runner:
         """Match a name to weights for the first time, or again after it was made anew."""
+        self._remember_digest(facts)
         if runner is None:
             runner = self._by_weights[facts.weights] = Runner(facts.weights)
             runner.configured = dict(self._defaults)

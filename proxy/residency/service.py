@@ -370,7 +370,8 @@ class Residency:
         else:
             decided = self._keep_alive(runner, client)
             keep_alive = client if decided is None else decided
-        cause = "options" if runner.undo is not None or runner.strayed_at is not None else ""
+        is_change = runner.present and (runner.undo is not None or runner.strayed_at is not None)
+        cause = "options" if is_change else ""
         started = self._clock()
         self._warmer.give_way(runner)
         runner.waiting += 1

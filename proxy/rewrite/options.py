@@ -106,13 +106,10 @@ def unify(
         target = {**configured, **wanted}
         return Unified(target, _missing(target, asked, configured, own), frozenset())
     if policy == "enforce":
-        target = dict(configured)
+        target = dict(current) if current is not None else {**_given(own), **configured}
         return _fitted(target, asked, wanted, configured, own, target.get("num_ctx"), shown_num_ctx, grows=False)
 
-    if current is None:
-        target = {**{name: own[name] for name in RUNNER_OPTIONS if own.get(name) is not None}, **wanted, **configured}
-    else:
-        target = dict(current)
+    target = {**_given(own), **wanted, **configured} if current is None else dict(current)
     grows = False
     if "num_ctx" in wanted:
         want = _capped(wanted["num_ctx"], max_num_ctx)
@@ -248,6 +245,10 @@ def _would_reload(name: str, asked: object, *, grows: bool) -> bool:
     if name == "num_ctx":
         return not grows
     return not (name == "num_gpu" and isinstance(asked, int) and asked < 0)
+
+
+def _given(own: Mapping[str, object]) -> dict[str, object]:
+    return {name: own[name] for name in RUNNER_OPTIONS if own.get(name) is not None}
 
 
 def _fits(num_ctx: int, refused_num_ctx: int | None) -> bool:

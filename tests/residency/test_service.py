@@ -108,6 +108,20 @@ async def test_a_first_request_decides_the_options_of_a_model_that_has_none(scen
         assert s.model("two")["options"] == {"num_batch": 64}
 
 
+async def test_a_model_made_anew_from_the_same_weights_takes_the_options_of_its_new_modelfile(scene: Opens) -> None:
+    async with scene({"name": "two"}) as s:
+        await s.settle()
+        await s.ollama.call("/api/create", {"model": "two", "from": "two", "parameters": {"num_ctx": 1024}})
+        s.catalogue.forget("two")
+        await s.settle()
+        assert s.state("two") == "resident"
+        await s.chat("two")
+        await s.chat("two")
+        await s.settle()
+        assert s.model("two")["num_ctx"] == 1024
+        assert s.server.loads == 2
+
+
 async def test_an_override_is_told_and_counted(scene: Opens) -> None:
     async with scene(ONE) as s:
         await s.settle()
