@@ -111,7 +111,8 @@ async def test_a_first_request_decides_the_options_of_a_model_that_has_none(scen
 async def test_a_model_made_anew_from_the_same_weights_takes_the_options_of_its_new_modelfile(scene: Opens) -> None:
     async with scene({"name": "two"}) as s:
         await s.settle()
-        await s.ollama.call("/api/create", {"model": "two", "from": "two", "parameters": {"num_ctx": 1024}})
+        body = {"model": "two", "from": "two", "parameters": {"num_ctx": 1024}, "stream": False}
+        assert (await s.ollama.call("/api/create", body)).status == 200
         s.catalogue.forget("two")
         await s.settle()
         assert s.state("two") == "resident"
