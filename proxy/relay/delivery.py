@@ -121,7 +121,8 @@ class Delivery:
         self._tokens = FirstToken(timeline.family)
         self._is_stream = False
         self._last_piece = 0.0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
         self.error: PilotlightError | None = None
         self.held: Held | None = None
         self.flow: Flow | None = None
@@ -214,7 +215,10 @@ class Delivery:
             fields + self._own_fields(),
             has_length=head.length_bytes is not None,
             has_body=head.status not in (204, 304),
+            held=True,
         )
+        # The first piece came with the head, as a rule, and takes it along.
+        self._loop.call_soon(self._reply.flush)
 
     def _own_fields(self) -> list[Field]:
         timing = server_timing(self._timeline)
@@ -227,7 +231,7 @@ class Delivery:
         replaced = passed_fields(replaced, frozenset((b"content-length",)))
         replaced.append((b"Content-Length", b"%d" % len(body)))
         reason = head.reason if status == head.status else b""
-        self._reply.start(status, reason, replaced + self._own_fields(), has_length=True)
+        self._reply.start(status, reason, replaced + self._own_fields(), has_length=True, held=True)
         self._reply.write(body)
         self._reply.end()
         if self._timeline.first_byte is None:

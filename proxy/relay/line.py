@@ -125,7 +125,9 @@ class Relay:
             await self._serve(call, version, connection)
         except asyncio.CancelledError:
             if call.interrupted is None:
-                self._note_client_left(call)
+                # One that leaves when the reply is out has left nothing.
+                if not call.reply.ended:
+                    self._note_client_left(call)
                 raise
             # Ended by us while it waited: the cancellation did its work here and goes no further.
             if call.task is not None:
@@ -143,6 +145,8 @@ class Relay:
             timeline.bytes_out = call.reply.body_bytes
             timeline.finished = self._clock()
             self._observer.finish(timeline)
+            if call.reply.failed:
+                call.reply.hang_up()
         return call.reply
 
     def _call(
@@ -220,7 +224,7 @@ class Relay:
         if not call.body.at_eof():
             # The rest of the body would be read as the next request.
             reply.close = True
-        reply.start(error.status, b"", fields, has_length=True)
+        reply.start(error.status, b"", fields, has_length=True, held=True)
         reply.write(body)
         reply.end()
 

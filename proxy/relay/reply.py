@@ -7,7 +7,9 @@ live here: which bytes went out, and how a reply ends well or badly. What it mus
 from __future__ import annotations
 
 import http
-from typing import TYPE_CHECKING, Protocol
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.wire.headers import Field, encode, end_to_end
 from proxy.wire.http1 import LAST_CHUNK, chunk
@@ -16,12 +18,19 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+# struct linger: on, for 0 seconds.
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
 
 class ClientConnection(Protocol):
     """What the listening side hands in: one client's connection."""
 
     transport: asyncio.Transport | None
     on_writable: Callable[[bool], None] | None
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the write buffer is above its mark, with what an earlier reply left in it for instance."""
 
 
 class ClientReply:
@@ -40,9 +49,11 @@ class ClientReply:
         "_is_head",
         "_is_http11",
         "_tail",
+        "_unsent",
         "body_bytes",
         "close",
         "ended",
+        "failed",
         "started",
     )
 
@@ -52,9 +63,11 @@ class ClientReply:
         self._is_head = is_head
         self._chunked = False
         self._tail = b""
+        self._unsent = b""
         self.close = close or not is_http11
         self.started = False
         self.ended = False
+        self.failed = False
         self.body_bytes = 0
 
     def __repr__(self) -> str:
@@ -67,7 +80,14 @@ class ClientReply:
         return self._tail[-2:]
 
     def start(
-        self, status: int, reason: bytes, fields: Sequence[Field], *, has_length: bool, has_body: bool = True
+        self,
+        status: int,
+        reason: bytes,
+        fields: Sequence[Field],
+        *,
+        has_length: bool,
+        has_body: bool = True,
+        held: bool = False,
     ) -> None:
         """Write the head.
 
@@ -77,6 +97,8 @@ class ClientReply:
             fields: End-to-end fields, a ``Content-Length`` among them where ``has_length``.
             has_length: Otherwise the body is chunked.
             has_body: False for 204 and 304.
+            held: More follows in this turn of the event loop, or a :meth:`flush`: one write, and one wake-up of the
+                client, for both. Ollama sends its head with the first frame.
         """
         out = list(fields)
         if not has_length and has_body and not self._is_head:
@@ -88,7 +110,14 @@ class ClientReply:
         if self.close:
             out.append((b"Connection", b"close"))
         self.started = True
-        self._write(encode(b"HTTP/1.1 %d %b" % (status, reason or _phrase(status)), out))
+        self._unsent = encode(b"HTTP/1.1 %d %b" % (status, reason or _phrase(status)), out)
+        if not held:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write a head that was held, where nothing has followed it yet."""
+        if self._unsent:
+            self._write(b"")
 
     def write(self, payload: bytes) -> None:
         """A piece of the body, without framing."""
@@ -108,9 +137,14 @@ class ClientReply:
         self.ended = True
         if self._chunked and not self._is_head:
             self._write(LAST_CHUNK)
+        else:
+            self.flush()
 
     def fail(self, frame: bytes, *, owed_bytes: int = 0, owes_line_end: bool = False) -> None:
-        """The body cannot be completed: write an error frame, and end the connection without the last chunk.
+        """The body cannot be completed: write an error frame and no last chunk.
+
+        The connection is ended by :meth:`hang_up`, once everything about the call is noted: aiohttp cancels the
+        handler of a connection that is gone.
 
         Args:
             frame: Closes what was cut and tells the error.
@@ -121,10 +155,9 @@ class ClientReply:
         if self.ended:
             return
         self.ended = True
+        self.failed = True
         self.close = True
-        transport = self._connection.transport
-        if transport is None:
-            return
+        self.flush()
         if frame and self._chunked:
             filling = frame[:owed_bytes]
             rest = frame[owed_bytes:]
@@ -133,15 +166,23 @@ class ClientReply:
                 filling += b"\r\n"
             self._write(filling + (chunk(rest) if rest and is_full else b""))
         elif frame and not self._is_http11:
-            # To an older client the end of the connection is the end of the body; only a reset tells it otherwise.
             self._write(frame)
-            transport.abort()
+
+    def hang_up(self) -> None:
+        """End the connection of a reply that failed."""
+        transport = self._connection.transport
+        if transport is None:
             return
-        transport.close()
+        if self._is_http11:
+            transport.close()
+        else:
+            # To an older client the end of the connection is the end of the body; only a reset tells it otherwise.
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
 
     def abort(self) -> None:
         """Drop the connection with what is not yet written."""
-        self.ended = True
         self.close = True
         if self._connection.transport is not None:
             self._connection.transport.abort()
@@ -151,6 +192,9 @@ class ClientReply:
         self._tail = payload if len(payload) > 1 else self._tail[-1:] + payload
 
     def _write(self, data: bytes) -> None:
+        if self._unsent:
+            data = self._unsent + data
+            self._unsent = b""
         transport = self._connection.transport
         if transport is not None and not transport.is_closing():
             transport.write(data)

@@ -25,15 +25,16 @@ IDLE_TIMEOUT_S: Final = 15.0
 class Exchange:
     """One request on its way, over one connection and, where that one turns out to be dead, over a second.
 
-    It stands between connection and sink only until the first byte of the reply.
+    It stands between connection and sink only until the first byte of the reply: ``on_body`` is the sink's own.
     """
 
-    __slots__ = ("_connection", "_is_retry", "_pool", "_request", "_sink", "_task")
+    __slots__ = ("_connection", "_is_retry", "_pool", "_request", "_sink", "_task", "on_body")
 
     def __init__(self, pool: Pool, request: bytes, sink: Sink) -> None:
         self._pool = pool
         self._request = request
         self._sink = sink
+        self.on_body = sink.on_body
         self._connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_retry = False
@@ -44,9 +45,6 @@ class Exchange:
 
     def on_head(self, head: ReplyHead) -> None:
         self._sink.on_head(head)
-
-    def on_body(self, raw: bytes, payload: bytes) -> None:
-        self._sink.on_body(raw, payload)
 
     def on_end(self) -> None:
         self._sink.on_end()

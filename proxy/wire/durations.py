@@ -6,6 +6,7 @@ texts of the errors are theirs, because a client sees Ollama's and an operator m
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Final
@@ -24,6 +25,8 @@ _UNITS_NS: Final = {
 # One term: digits, a fraction, and everything up to the next digit or point as its unit.
 _TERM = re.compile(r"([0-9]*)(?:(\.)([0-9]*))?([^0-9.]*)")
 _LIMIT: Final = 1 << 63
+# Longer ones are parsed each time, so that nobody can fill memory with them.
+_SHORT: Final = 32
 
 
 def parse_keep_alive(value: object) -> float | None:
@@ -66,6 +69,11 @@ def parse_go_duration(text: str) -> float:
     Raises:
         ValueError: With the text of Go's ``time.ParseDuration``.
     """
+    # A request's is looked at several times, and the next request's is the same as a rule.
+    return _parse_short(text) if len(text) <= _SHORT else _parse(text)
+
+
+def _parse(text: str) -> float:
     rest = text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":
         return 0.0
@@ -91,6 +99,9 @@ def parse_go_duration(text: str) -> float:
     if total_ns == _LIMIT:
         raise invalid
     return total_ns / _NS_PER_S
+
+
+_parse_short = functools.lru_cache(maxsize=256)(_parse)
 
 
 def _term_ns(whole: str, fraction: str, unit_ns: int, invalid: ValueError) -> int:

@@ -33,13 +33,6 @@ _NEVER_NAMED_AWAY = frozenset((b"content-length", b"host"))
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def _named_in_connection(fields: Iterable[Field]) -> frozenset[bytes]:
-    named = {
-        token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")
-    }
-    return frozenset(named - _NEVER_NAMED_AWAY)
-
-
 def end_to_end(fields: Sequence[Field], without: frozenset[bytes] = frozenset()) -> list[Field]:
     """Drop the fields that are meant for one hop.
 
@@ -47,9 +40,16 @@ def end_to_end(fields: Sequence[Field], without: frozenset[bytes] = frozenset())
         fields: As received.
         without: Further names to drop, lower case.
     """
-    named = _named_in_connection(fields)
-    dropped = _HOP_BY_HOP | without | named if named else _HOP_BY_HOP | without
-    return [field for field in fields if field[0].lower() not in dropped]
+    names = [name.lower() for name, _ in fields]
+    if b"connection" in names:
+        without |= _named_in_connection(fields, names)
+    return [field for field, name in zip(fields, names, strict=True) if name not in _HOP_BY_HOP and name not in without]
+
+
+def _named_in_connection(fields: Sequence[Field], names: Sequence[bytes]) -> frozenset[bytes]:
+    values = [value for (_, value), name in zip(fields, names, strict=True) if name == b"connection"]
+    named = {token.strip().lower() for value in values for token in value.split(b",")}
+    return frozenset(named - _NEVER_NAMED_AWAY)
 
 
 def first(fields: Iterable[Field], name: bytes) -> bytes | None:
