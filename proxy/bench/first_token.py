@@ -12,9 +12,6 @@ import aiohttp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Ollama reports some 10 to 60 ms of load_duration for a model that is loaded; a real load takes longer.
-_LOADED_WITHIN_S = 0.1
-
 
 class MeasureError(Exception):
     """The call gave no token; the message says what came instead."""
@@ -27,17 +24,10 @@ class Measured:
     Attributes:
         first_token_s: From just before the request is sent to the arrival of the first frame with content.
         total_s: To the arrival of the last frame.
-        load_s: What the final record says that loading took.
     """
 
     first_token_s: float
     total_s: float
-    load_s: float
-
-    @property
-    def is_cold(self) -> bool:
-        """True when the call waited for a load."""
-        return self.load_s > _LOADED_WITHIN_S
 
 
 async def measure(session: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> Measured:
@@ -69,7 +59,7 @@ async def measure(session: aiohttp.ClientSession, url: str, body: Mapping[str, A
         raise MeasureError(f"{url}: {error or type(error).__name__}") from error
     if first is None or not record.get("done"):
         raise MeasureError(f"{url} ended without a token or a final record")
-    return Measured(first - started, time.monotonic() - started, record.get("load_duration", 0) / 1e9)
+    return Measured(first - started, time.monotonic() - started)
 
 
 def _has_token(record: Mapping[str, Any]) -> bool:
