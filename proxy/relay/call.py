@@ -57,7 +57,7 @@ class Call:
     def interrupt(self, error: PilotlightError) -> None:
         """End the call with an error: as a frame where a stream began, as a status where none did."""
         self.interrupted = error
-        if self.delivery is not None and not self.delivery.done.done():
+        if self.delivery is not None and not self.delivery.is_over:
             self.delivery.fail(error)
         elif self.task is not None:
             self.task.cancel()

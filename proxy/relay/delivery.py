@@ -87,7 +87,8 @@ class Delivery:
         holds: Whether a reply with this head is kept back for the relay to decide about.
 
     Attributes:
-        done: Resolves when nothing more will come. Never fails.
+        done: Resolves when nothing more will come. Never fails; cancelled together with whoever awaits it.
+        is_over: Nothing more will come. Not told by ``done``, which a client that leaves cancels.
         error: What went wrong, where something did.
         held: A short reply that was not passed on but kept for the relay to decide about.
         flow: The exchange; set once it began.
@@ -123,6 +124,7 @@ class Delivery:
         self._last_piece = 0.0
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
+        self.is_over = False
         self.error: PilotlightError | None = None
         self.held: Held | None = None
         self.flow: Flow | None = None
@@ -197,7 +199,7 @@ class Delivery:
 
     def fail(self, error: PilotlightError) -> None:
         """End the reply from our side: a limit passed, or we stop."""
-        if not self.done.done():
+        if not self.is_over:
             if self.flow is not None:
                 self.flow.abort()
             self.on_failure(error)
@@ -286,7 +288,9 @@ class Delivery:
     def _complete(self) -> None:
         """The upstream's body ended as HTTP wants it; whether the answer did is in its last frame."""
         record = self._read_final()
-        if self._is_stream and _is_unfinished(record):
+        unfinished = self._is_stream and _is_unfinished(record)
+        self._timeline.incomplete = unfinished
+        if unfinished and self._gather is None:
             # Ollama ends /v1 streams like this when it lost a runner (measured on 0.24.0), and other servers cut
             # cleanly too: a client must not take it for a whole answer.
             self.error = UpstreamBroken(CUT_MESSAGE)
@@ -327,6 +331,7 @@ class Delivery:
             self._reply.fail(b"")
 
     def _finish(self) -> None:
+        self.is_over = True
         if not self.done.done():
             self.done.set_result(None)
 
