@@ -68,6 +68,12 @@ class Handler:
 
     async def _route(self, exchange: Exchange, seen: SeenRequest) -> None:
         head, response = exchange.head, exchange.response
+        if head.get("Expect") and head.get("Expect").lower() != "100-continue":
+            response.close_after = True
+            response.write_header(417)
+            return
+        if (head.method, head.target) == ("OPTIONS", "*"):
+            return
         path = head.path
         cleaned = clean_path(path)
         if cleaned != path and head.method != "CONNECT":

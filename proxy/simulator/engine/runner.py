@@ -205,7 +205,8 @@ class Runner:
         rest = stops.rest()
         if rest is not None:
             yield rest
-        final.eval_ns = _ns(loop.time() - begin)
+        # The runner counts time from the second token on.
+        final.eval_ns = _ns(loop.time() - begin) if final.eval_count > 1 else 0
         yield final
 
     def _texts(self, request: Completion, final: Piece, room: int) -> Iterator[str]:

@@ -133,7 +133,7 @@ def pipe_names(pipe: Pipe) -> Iterator[str]:
 
 
 def cut_after_response(nodes: list[Node]) -> list[Node]:
-    """The template up to its first ``.Response``, which is left out with all that follows (``deleteNode``)."""
+    """The template up to its first ``.Response``; all that follows is left out (``deleteNode``)."""
     kept, _ = _cut(nodes, cut=False)
     return kept
 
@@ -162,9 +162,7 @@ def _cut_pipe(pipe: Pipe) -> tuple[Pipe | None, bool]:
     for index, command in enumerate(pipe.commands):
         for place, argument in enumerate(command.args):
             if isinstance(argument, Field) and "Response" in argument.names:
-                # deleteNode leaves out the field itself only; what follows it is cut.
-                commands = [*pipe.commands[:index]]
-                if place:
-                    commands.append(Command(command.args[:place]))
-                return (Pipe(commands, pipe.declares, pipe.assigns) if commands else None), True
+                # The response itself stays; what follows it goes.
+                kept = Command(command.args[: place + 1])
+                return Pipe([*pipe.commands[:index], kept], pipe.declares, pipe.assigns), True
     return pipe, False

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.simulator.net.request import BadHead, Head, parse_head
-from proxy.simulator.net.writer import ResponseWriter, status_line
+from proxy.simulator.net.writer import ResponseWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -47,9 +47,13 @@ class Exchange:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body piece by piece."""
-        async for piece in self.connection.read_body(self.head):
-            self.body_bytes += len(piece)
-            yield piece
+        try:
+            async for piece in self.connection.read_body(self.head):
+                self.body_bytes += len(piece)
+                yield piece
+        except BrokenBody:
+            self.response.close_after = True
+            raise
 
     async def drain(self) -> None:
         """Wait while the client reads too slowly."""
@@ -197,12 +201,8 @@ class Connection(asyncio.Protocol):
         try:
             head = await self._read_head()
         except BadHead as error:
-            text = error.text
-            self.send(
-                status_line(error.status)
-                + b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-                + text.encode("utf-8")
-            )
+            head_text = "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+            self.send(f"HTTP/1.1 {error.status_line}\r\n{head_text}{error.body}".encode())
             return False
         exchange = Exchange(head, self)
         self._body_left = None
@@ -214,26 +214,28 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing() or self.gone:
             return False
         exchange.response.finish()
-        await self._skip_body(exchange)
+        if not exchange.response.close_after:
+            await self._skip_body(exchange)
         return not exchange.response.close_after
 
     async def _read_head(self) -> Head:
         while True:
-            while self._buffer[:2] == b"\r\n":
-                del self._buffer[:2]
             end = re.search(rb"\r?\n\r?\n", self._buffer)
+            if (end.start() if end is not None else len(self._buffer)) > _MAX_HEAD_BYTES:
+                raise BadHead("", 431, "Request Header Fields Too Large")
             if end is not None:
                 raw = bytes(self._buffer[: end.start()])
                 del self._buffer[: end.end()]
                 return parse_head(raw)
-            if len(self._buffer) > _MAX_HEAD_BYTES:
-                raise BadHead("431 Request Header Fields Too Large", 431)
             await self._more()
 
     async def _skip_body(self, exchange: Exchange) -> None:
         """Read what the handler left of the body, so that the next request starts where it should."""
-        async for _ in self.read_body(exchange.head):
-            pass
+        try:
+            async for _ in self.read_body(exchange.head):
+                pass
+        except BrokenBody:
+            exchange.response.close_after = True
 
     async def read_body(self, head: Head) -> AsyncIterator[bytes]:
         """The rest of the request's body."""

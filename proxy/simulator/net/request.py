@@ -11,15 +11,15 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class BadHead(Exception):
-    """The head is malformed: ``status`` and ``text`` as Go answers them.
+    """The head is malformed; as Go answers it, the detail stands in the status line as well as in the body.
 
     Source: Go 1.26 ``net/http/server.go``, ``conn.serve`` and ``conn.readRequest``.
     """
 
-    def __init__(self, text: str, status: int = 400) -> None:
-        super().__init__(text)
-        self.text = text
-        self.status = status
+    def __init__(self, detail: str = "", status: int = 400, reason: str = "Bad Request") -> None:
+        super().__init__(detail or reason)
+        self.status_line = f"{status} {reason}: {detail}" if detail else f"{status} {reason}"
+        self.body = self.status_line
 
 
 @dataclass(slots=True)
@@ -83,43 +83,56 @@ def parse_head(raw: bytes) -> Head:
         BadHead: with Go's answer.
     """
     lines = raw.split(b"\n")
-    first = lines[0].rstrip(b"\r")
-    parts = first.split(b" ")
-    if len(parts) < 3:
-        raise BadHead("400 Bad Request")
-    method, version = parts[0], parts[-1]
-    target = b" ".join(parts[1:-1])
-    match = re.fullmatch(rb"HTTP/(\d)\.(\d)", version)
-    if match is None or not _TOKEN.fullmatch(method) or b" " in target or re.search(rb"[\x00-\x1f\x7f]", target):
-        raise BadHead("400 Bad Request")
-    number = (int(match.group(1)), int(match.group(2)))
-    if number[0] != 1:
-        raise BadHead("505 HTTP Version Not Supported: unsupported protocol version", 505)
-    if re.search(rb"%(?![0-9a-fA-F]{2})", target.partition(b"?")[0]):
-        raise BadHead("400 Bad Request")
-    head = Head(method.decode("ascii"), target.decode("latin-1"), number)
+    head = _parse_first_line(lines[0].rstrip(b"\r"))
     for line in lines[1:]:
+        if line[:1] in (b" ", b"\t") and head.headers:
+            name_before, value_before = head.headers[-1]
+            head.headers[-1] = (name_before, f"{value_before} {_text(line)}")
+            continue
         name, colon, value = line.rstrip(b"\r").partition(b":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise BadHead("400 Bad Request")
-        head.headers.append((name.decode("ascii"), value.strip(b" \t").decode("utf-8", "surrogateescape")))
+        if not colon:
+            raise BadHead
+        if not _TOKEN.fullmatch(name):
+            raise BadHead("invalid header name")
+        head.headers.append((name.decode("ascii"), _text(value)))
     _check(head)
     return head
+
+
+def _text(value: bytes) -> str:
+    return value.strip(b" \t\r").decode("utf-8", "surrogateescape")
+
+
+def _parse_first_line(first: bytes) -> Head:
+    parts = first.split(b" ")
+    if len(parts) < 3:
+        raise BadHead
+    method, target, version = parts[0], b" ".join(parts[1:-1]), parts[-1]
+    match = re.fullmatch(rb"HTTP/(\d)\.(\d)", version)
+    if match is None or not _TOKEN.fullmatch(method) or b" " in target or re.search(rb"[\x00-\x1f\x7f]", target):
+        raise BadHead
+    number = (int(match.group(1)), int(match.group(2)))
+    if number[0] != 1:
+        raise BadHead("unsupported protocol version", 505, "HTTP Version Not Supported")
+    known_start = target.startswith(b"/") or b"://" in target or target == b"*" or method == b"CONNECT"
+    if not known_start or re.search(rb"%(?![0-9a-fA-F]{2})", target.partition(b"?")[0]):
+        raise BadHead
+    return Head(method.decode("ascii"), target.decode("latin-1"), number)
 
 
 def _check(head: Head) -> None:
     hosts = [value for name, value in head.headers if name.lower() == "host"]
     if head.version >= (1, 1) and not hosts and head.method != "CONNECT":
-        raise BadHead("400 Bad Request: missing required Host header")
+        raise BadHead("missing required Host header")
     if len(hosts) > 1:
-        raise BadHead("400 Bad Request: too many Host headers")
+        raise BadHead
+    if hosts and re.search(r"[^!-~]", hosts[0]):
+        raise BadHead("malformed Host header")
     lengths = {value for name, value in head.headers if name.lower() == "content-length"}
     if len(lengths) > 1 or any(not value.isdigit() for value in lengths):
-        raise BadHead("400 Bad Request")
+        raise BadHead
     encodings = [value.lower() for name, value in head.headers if name.lower() == "transfer-encoding"]
     if encodings and encodings != ["chunked"]:
-        raise BadHead(f"501 Not Implemented: unsupported transfer encoding: {_quoted(encodings)}", 501)
-
-
-def _quoted(values: list[str]) -> str:
-    return '"' + (values[0] if len(values) == 1 else ", ".join(values)) + '"'
+        error = BadHead("", 501, "Not Implemented")
+        error.body = "Unsupported transfer encoding"
+        raise error
