@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, seen: Seen) -> None:
         self._server.seen.append(seen)
-        self._task = asyncio.get_running_loop().create_task(_run(self._server.script(seen, Answering(self))))
+        self._task = asyncio.get_running_loop().create_task(_run(self._server.script, seen, Answering(self)))
         self._server.tasks.add(self._task)
         self._task.add_done_callback(self._answered)
 
@@ -309,8 +309,8 @@ class _Body:
         return data
 
 
-async def _run(awaitable: Awaitable[None]) -> None:
-    await awaitable
+async def _run(script: Script, seen: Seen, reply: Answering) -> None:
+    await script(seen, reply)
 
 
 @contextlib.asynccontextmanager

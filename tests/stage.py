@@ -83,10 +83,15 @@ def is_own_call(seen: Seen) -> bool:
 
 @dataclass
 class Stage:
-    """One proxy and its upstream."""
+    """One proxy and its upstream.
+
+    Attributes:
+        script: Answers what is relayed. May be replaced at any time.
+    """
 
     upstream: ScriptedUpstream
     proxy: Proxy
+    script: Script
 
     @property
     def address(self) -> str:
@@ -129,13 +134,13 @@ async def staged(
     """
 
     async def dispatch(seen: Seen, reply: Answering) -> None:
-        await (own if is_own_call(seen) else script)(seen, reply)
+        await (own if is_own_call(seen) else stage.script)(seen, reply)
 
     async with upstream(dispatch) as server:
         proxy = Proxy(make_settings(server.url, **settings))
+        stage = Stage(server, proxy, script)
         try:
             await proxy.start()
-            stage = Stage(server, proxy)
             # The probe ends after readiness, and nothing outside tells; without it no generate is sent as chat.
             await until(lambda: proxy.is_ready and _is_probed(proxy))
             yield stage

@@ -7,7 +7,7 @@ answer is no fault.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.errors import UpstreamTimeout
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from proxy.relay.delivery import Delivery
     from proxy.relay.reply import ClientReply
+
+# In the log, for a client that was given up; it gets no answer that could carry a code.
+CLIENT_STALLED: Final = "client_stalled"
 
 
 class Limits:

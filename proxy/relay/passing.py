@@ -14,11 +14,14 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.observe.final import Tail, read_final
 from proxy.observe.timeline import Outcome
+from proxy.relay.limits import CLIENT_STALLED
 from proxy.relay.reply import ClientConnection, passed_fields
 from proxy.upstream.exchange import CUT_MESSAGE
-from proxy.upstream.session import INVENTED_FIELDS, Sessions
+from proxy.upstream.session import INVENTED_FIELDS, Sessions, fail_with_connection
 from proxy.wire.headers import Field, end_to_end, first, stream_fields
+from proxy.wire.routes import Kind
 from proxy.wire.shapes import stream_error, stream_separator
 
 if TYPE_CHECKING:
@@ -39,10 +42,14 @@ class Passing:
         base_url: Of the upstream, without a path.
         sessions: Its clients.
         via: Our entry in ``Via``.
+        write_stall_s: Longest time for which a client's full buffer stays full; 0 for no limit.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, base_url: str, sessions: Sessions, *, via: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, base_url: str, sessions: Sessions, *, via: str, write_stall_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._write_stall_s = write_stall_s
         self._base_url = base_url
         self._sessions = sessions
         self._via = via
@@ -109,20 +116,42 @@ class Passing:
             has_length=first(fields, b"content-length") is not None,
             has_body=upstream.status not in (204, 304),
         )
-        writable = _Writable()
+        fail_with_connection(upstream)
+        tail = Tail()
+        writable = _Writable(reply.abort, stall_s=self._write_stall_s)
+        writable.set(not connection.writing_paused)
         connection.on_writable = writable.set
         try:
             async for piece in upstream.content.iter_any():
                 reply.write(piece)
+                tail.feed(piece)
                 timeline.chunks += 1
                 timeline.first_byte = timeline.first_byte or self._clock()
                 await writable.wait()
         except (aiohttp.ClientError, TimeoutError):
             self._cut(call, is_stream)
         else:
-            reply.end()
+            self._end(call, tail, is_stream)
         finally:
             connection.on_writable = None
+            writable.close()
+            if writable.stalled:
+                timeline.error_code = CLIENT_STALLED
+
+    def _end(self, call: Call, tail: Tail, is_stream: bool) -> None:
+        """End a reply whose body ended as HTTP wants it.
+
+        Progress (``pull``, ``push``, ``create``) ends with ``success`` or with an error line under status 200
+        (v0.24.0, server/routes.go), so that anything else was cut.
+        """
+        if is_stream and call.route.kind is Kind.MANAGE and call.timeline.status == 200:
+            record = read_final(tail.read(), call.route.family)
+            if record is None:
+                self._cut(call, is_stream)
+                return
+            if record.failed:
+                call.timeline.outcome = Outcome.UPSTREAM_ERROR
+        call.reply.end()
 
     def _cut(self, call: Call, is_stream: bool) -> None:
         error = UpstreamBroken(CUT_MESSAGE)
@@ -137,16 +166,28 @@ class Passing:
 
 
 class _Writable:
-    """Lets a loop wait while the client's write buffer is full."""
+    """Lets a loop wait while the client's write buffer is full, for a limited time.
 
-    __slots__ = ("_waiter",)
+    Args:
+        give_up: Called when it stayed full for ``stall_s`` (0: no limit); to end the client's connection.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_give_up", "_stall_s", "_timer", "_waiter", "stalled")
+
+    def __init__(self, give_up: Callable[[], None], *, stall_s: float) -> None:
+        self._give_up = give_up
+        self._stall_s = stall_s
+        self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.stalled = False
 
     def set(self, writable: bool) -> None:
+        self.close()
         if not writable:
-            self._waiter = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            if self._stall_s:
+                self._timer = loop.call_later(self._stall_s, self._on_stall)
         elif self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             if not waiter.done():
@@ -155,6 +196,14 @@ class _Writable:
     async def wait(self) -> None:
         if self._waiter is not None:
             await self._waiter
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_stall(self) -> None:
+        self.stalled = True
+        self._give_up()
 
 
 async def _pieces(call: Call) -> AsyncIterator[bytes]:

@@ -93,7 +93,13 @@ class Proxy:
             )
         self.relay = Relay(
             Generation(settings, self._exchanges, catalogue, self.residency, self.metrics, via=via, clock=clock),
-            Passing(settings.upstream.url, self._sessions, via=via, clock=clock),
+            Passing(
+                settings.upstream.url,
+                self._sessions,
+                via=via,
+                write_stall_s=settings.relay.write_stall_s,
+                clock=clock,
+            ),
             catalogue,
             Observer(self.metrics, self._recent, self._stats, structlog.get_logger("proxy.request")),
             via_name=via_name,

@@ -201,9 +201,9 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._head_bytes + data
         while True:
             end = data.find(b"\r\n\r\n")
+            if (len(data) if end < 0 else end) > MAX_HEAD_BYTES:
+                raise ProtocolError("the head is too large")
             if end < 0:
-                if len(data) > MAX_HEAD_BYTES:
-                    raise ProtocolError("the head is too large")
                 self._head_bytes = data
                 return
             head = parse_head(data[:end])

@@ -10,7 +10,7 @@ from yarl import URL
 
 from proxy.errors import UpstreamBroken, UpstreamUnreachable
 from proxy.upstream.exchange import CUT_MESSAGE, NoReply, Sink, UpstreamRequest
-from proxy.upstream.session import INVENTED_FIELDS
+from proxy.upstream.session import INVENTED_FIELDS, fail_with_connection
 from proxy.wire.headers import first
 from proxy.wire.http1 import ReplyHead, chunk
 
@@ -41,6 +41,7 @@ class SecureExchange:
 
     async def _feed(self) -> None:
         head = _head(self._reply)
+        fail_with_connection(self._reply)
         try:
             self._sink.on_head(head)
             async for piece in self._reply.content.iter_any():
@@ -49,6 +50,9 @@ class SecureExchange:
                 await self._may_read.wait()
         except (aiohttp.ClientError, TimeoutError):
             self._sink.on_failure(UpstreamBroken(CUT_MESSAGE))
+        except ValueError as error:
+            # A sink's: what it was given is no reply that it can read.
+            self._sink.on_failure(UpstreamBroken(f"the upstream's reply is malformed: {error}"))
         else:
             self._sink.on_end()
         finally:

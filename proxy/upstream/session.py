@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Ollama's own replies have small heads; hops in between add to them.
 _MAX_FIELD_BYTES: Final = 64 * 1024
@@ -67,3 +70,24 @@ def open_sessions(*, connect_timeout_s: float, via: str, user_agent: str) -> Ses
         fresh=fresh,
         control=session(reuse=True, headers={"Via": via, "User-Agent": user_agent}),
     )
+
+
+def fail_with_connection(reply: aiohttp.ClientResponse) -> None:
+    """Have a reply's body fail where its connection is lost before its end.
+
+    aiohttp 3.14.5 leaves a reader waiting for ever after broken chunk framing, and takes a reset for the end of a body
+    that ends with its connection (client_proto.py, ``data_received`` and ``connection_lost``).
+    """
+    connection = reply.connection
+    closed = connection.protocol.closed if connection is not None and connection.protocol is not None else None
+    if closed is None:
+        return
+    content = reply.content
+    is_framed = "Content-Length" in reply.headers or "Transfer-Encoding" in reply.headers
+
+    def on_closed(closed: asyncio.Future[None]) -> None:
+        was_reset = not closed.cancelled() and closed.exception() is not None
+        if content.exception() is None and (not content.is_eof() or (was_reset and not is_framed)):
+            content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+
+    closed.add_done_callback(on_closed)

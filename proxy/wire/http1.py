@@ -164,16 +164,22 @@ class ChunkFollower:
             data = self._held + data
             self._held = b""
         self._pieces, self._raw = [], []
+        owed = self.owed_bytes, self.owes_line_end
         position = 0
-        while position < len(data) and not self.done:
-            if self._in_trailer:
-                position = self._trailer(data, position)
-            elif self.owed_bytes:
-                position = self._take(data, position)
-            elif self.owes_line_end:
-                position = self._line_end(data, position)
-            else:
-                position = self._size_line(data, position)
+        try:
+            while position < len(data) and not self.done:
+                if self._in_trailer:
+                    position = self._trailer(data, position)
+                elif self.owed_bytes:
+                    position = self._take(data, position)
+                elif self.owes_line_end:
+                    position = self._line_end(data, position)
+                else:
+                    position = self._size_line(data, position)
+        except ProtocolError:
+            # Nothing of these bytes is returned, so the open chunk is still owed what it was owed before them.
+            self.owed_bytes, self.owes_line_end = owed
+            raise
         if self.done:
             self.surplus = data[position:]
         return b"".join(self._raw), b"".join(self._pieces)
