@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+
+
+def test_every_header_of_our_own_is_documented() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "proxy").rglob("*.py"))
+    headers = set(re.findall(r"X-Pilotlight-[A-Z][\w-]+", sources))
+    assert headers
+    assert {header for header in headers if header not in PAGE} == set()
+
+
+def test_the_way_of_a_request_is_told_in_the_order_in_which_it_is_gone() -> None:
+    (drawing,) = re.findall(r"```\n(socket.*?)```", PAGE, re.DOTALL)
+    stations = re.findall(r"proxy/([\w/]+)\.py", drawing)
+    assert stations[0] == "server/listen"
+    assert stations[-1] == "observe/observer"
+    assert all((ROOT / "proxy" / f"{station}.py").exists() for station in stations)
