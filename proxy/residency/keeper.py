@@ -173,6 +173,7 @@ class Keeper:
         """A load ended; Ollama has been looked at since."""
         self._news.load_ended(flight, outcome)
         runner = flight.runner
+        self._runners.on_tended(runner, self._clock())
         if outcome.ok:
             runner.volatile = runner.kept is None and runner.weights not in self._listed
             if runner.facts is not None and not runner.volatile:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import PilotlightError, ShuttingDown, UpstreamBroken, UpstreamUnreachable
+from proxy.residency.runners import State
 from proxy.wire.durations import parse_keep_alive
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ class Loads:
         try:
             await self._attempt(flight, outcome)
             outcome.seconds = self._clock() - started
-            if outcome.ok:
+            if outcome.ok and flight.by_keeper and flight.runner.state is State.RELEASED:
+                self._runners.on_load_unwanted(flight.runner)
+            elif outcome.ok:
                 self._runners.on_loaded(flight.runner, outcome.options, flight.keep_alive, self._clock())
                 if flight.cold or flight.grows or outcome.real:
                     self._on_loaded(flight, self._clock())

@@ -203,6 +203,7 @@ class Watch:
         expired = runner.expires_at <= now + _EXPIRY_SLACK_S
         runner.present = False
         runner.confirmed = False
+        runner.to_unload = False
         runner.strayed_at = None
         runner.size_bytes = runner.vram_bytes = 0
         if runner.kept is None:

@@ -2,8 +2,8 @@
 
 For each kept model, most important first; the first rule that applies decides:
 
-1. released, or loading: nothing.
-2. it lost a war while it was loaded: **unload** it, once it is idle, so that the winner has room.
+1. loaded though it should not be (it lost a war, or a client unloaded it while we loaded it): **unload** it once idle.
+2. released, or loading: nothing.
 3. it lost a war: nothing, until something changes.
 4. requests run on it or wait for it: nothing, they see to it themselves.
 5. it failed, or is lost again and again: nothing before its time to try again.
@@ -90,7 +90,7 @@ def plan(
     may_load = not is_loading
     wants_load = is_loading
     for runner in kept:
-        if runner.to_unload and runner.present and not runner.busy:
+        if runner.to_unload and runner.present and not runner.busy:  # 1
             actions.append(Unload(runner))
             may_load = False
         cause = _load_due(runner, runners, now, limits, conflict)
@@ -117,9 +117,9 @@ def _load_due(
     conflict: Callable[[Runner, Runner], bool],
 ) -> str | None:
     """The cause of the load that is due, or ``None``."""
-    if runner.facts is None or runner.facts.remote or runner.state in (State.RELEASED, State.LOADING):  # 1
+    if runner.facts is None or runner.facts.remote or runner.state in (State.RELEASED, State.LOADING):  # 2
         return None
-    if runner.unfit_beside and runner.state is not State.RESIDENT:  # 2, 3
+    if runner.unfit_beside and runner.state is not State.RESIDENT:  # 3
         return None
     if runner.busy or now < runner.retry_at:  # 4, 5
         return None

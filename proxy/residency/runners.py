@@ -40,6 +40,8 @@ _MOST_DIGESTS: Final = 1_000
 # A model whose load fails for the first time after a success may have met a restart: again at once. Then slower.
 _BACKOFF_S: Final = 5.0
 _LONGEST_BACKOFF_S: Final = 300.0
+# An unload and a call of the proxy's own that are this close may have overtaken each other.
+_OVERTAKEN_S: Final = 2.0
 # A runner that is gone this soon after its load, for no reason that is known, is being fought over.
 _QUICK_LOSS_S: Final = 60.0
 
@@ -95,7 +97,8 @@ class Runner:
         present: ``/api/ps`` showed it.
         displaced_by: Weights that took its place.
         unfit_beside: Name of the more important model that it does not fit beside.
-        to_unload: It lost a war while it was the one loaded, and has to make room.
+        to_unload: It is loaded though it should not be: it lost a war, or was loaded by us while a client unloaded it.
+        tended_at: When a call of the proxy's own for it last began or ended.
         volatile: It vanishes as soon as it is idle, so loading it ahead of a request is for nothing.
         warmed_at: When its prompt cache was last warmed; -inf after a load.
         plain: For each name, what a request without runner options comes to, and the current set and shown context
@@ -132,6 +135,7 @@ class Runner:
     displaced_by: str = ""
     unfit_beside: str = ""
     to_unload: bool = False
+    tended_at: float = -math.inf
     volatile: bool = False
     failures: int = 0
     quick_losses: int = 0
@@ -255,6 +259,10 @@ class Runners:
 
     # --- events ---
 
+    def on_tended(self, runner: Runner, now: float) -> None:
+        """A call of the proxy's own for this model began or ended."""
+        runner.tended_at = now
+
     def on_load_started(self, runner: Runner) -> None:
         runner.state = State.LOADING
         runner.confirmed = False
@@ -263,6 +271,7 @@ class Runners:
         """Ollama says that it is loaded with these options."""
         runner.state = State.RESIDENT
         runner.reason = ""
+        runner.to_unload = False
         runner.loss = Loss.NONE
         runner.displaced_by = ""
         runner.failures = 0
@@ -307,16 +316,24 @@ class Runners:
         if runner.keep_alive_s is not None:
             runner.expires_at = now + runner.keep_alive_s
 
-    def on_unloaded(self, runner: Runner) -> None:
+    def on_unloaded(self, runner: Runner, now: float) -> None:
         """A client asked for it to be unloaded, and Ollama agreed."""
         runner.confirmed = False
         runner.state = State.RELEASED if runner.kept is not None else State.ABSENT
         runner.loss = Loss.NONE
+        # A warm-up or a probe of ours may have reached Ollama after the unload, and loaded it again.
+        runner.to_unload = runner.kept is not None and now - runner.tended_at < _OVERTAKEN_S
+
+    def on_load_unwanted(self, runner: Runner) -> None:
+        """The keeper's load ended well, but a client has asked for an unload meanwhile."""
+        runner.present = True
+        runner.to_unload = True
 
     def on_wanted(self, runner: Runner) -> None:
         """A request for it arrived, which ends a release."""
         if runner.state is State.RELEASED:
             runner.state = State.ABSENT
+            runner.to_unload = False
 
     def on_v1(self, runner: Runner, facts: ModelFacts, now: float) -> None:
         """A call without options ran on it: Ollama reloaded it with the server's own unless they are the same."""

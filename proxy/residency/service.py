@@ -287,7 +287,11 @@ class Residency:
 
     def unloaded(self, facts: ModelFacts) -> None:
         """A client's unload was honoured; a kept model rests until the next request for it."""
-        self._runners.on_unloaded(self._runners.of(facts))
+        runner = self._runners.of(facts)
+        if self._warmer.give_way(runner):
+            self._runners.on_tended(runner, self._clock())
+        self._runners.on_unloaded(runner, self._clock())
+        self._keeper.wake()
 
     def v1_called(self, facts: ModelFacts) -> None:
         """A call by a route without options has ended, and may have changed the runner's."""
@@ -395,6 +399,7 @@ class Residency:
         self._watch.on_loaded(flight.runner, now, by_keeper=flight.by_keeper)
 
     def _on_warmed(self, runner: Runner, warmed: Warmed) -> None:
+        self._runners.on_tended(runner, self._clock())
         self._keeper.on_warmed(runner, warmed)
 
 

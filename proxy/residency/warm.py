@@ -112,10 +112,12 @@ class Warmer:
             self._runner = runner
             self._task = asyncio.create_task(self._warm(runner), name=f"warm {runner.name}")
 
-    def give_way(self, runner: Runner) -> None:
-        """A request for this model goes first."""
-        if self._task is not None and self._runner is runner:
-            self._task.cancel()
+    def give_way(self, runner: Runner) -> bool:
+        """A request for this model goes first. Returns whether a warming was given up for it."""
+        if self._task is None or self._runner is not runner:
+            return False
+        self._task.cancel()
+        return True
 
     async def join(self) -> None:
         """Wait for the warming under way."""

@@ -302,6 +302,32 @@ async def test_an_unloaded_model_rests_until_the_next_request_for_it(scene: Open
         assert s.state("one") == "resident"
 
 
+async def test_an_unload_is_honoured_though_a_call_of_our_own_comes_right_behind_it(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.residency.step()
+        await s.residency.idle()
+        facts = await s.catalogue.facts("one")
+        await s.ollama.unload("one")
+        # The keeper looks before it hears that the unload was done, and loads the model again.
+        await s.residency.step()
+        await s.residency.idle()
+        assert s.server.running == ["one:latest"]
+        s.residency.unloaded(facts)
+        await s.settle()
+        assert s.server.running == []
+        assert s.state("one") == "released"
+
+
+async def test_an_unload_is_honoured_though_the_keeper_is_just_loading(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.residency.step()
+        await until(lambda: s.server.state.scheduler.loading is not None)
+        s.residency.unloaded(await s.catalogue.facts("one"))
+        await s.settle()
+        assert s.server.running == []
+        assert s.state("one") == "released"
+
+
 async def test_drift_is_told_once_and_mended_after_five_minutes_of_quiet(scene: Opens) -> None:
     async with scene(ONE) as s:
         await s.settle()

@@ -222,7 +222,7 @@ def test_a_released_model_that_is_gone_is_no_loss() -> None:
     scene.loaded("a")
     scene.loaded("b")
     scene.look("a", "b")
-    scene.table.on_unloaded(scene["a"])
+    scene.table.on_unloaded(scene["a"], scene.now)
     assert scene.look("b") == []
     assert scene["a"].state is State.RELEASED
 
@@ -231,7 +231,7 @@ def test_a_released_model_that_someone_loads_again_is_kept_again() -> None:
     scene = Scene("a")
     scene.loaded("a")
     scene.look("a")
-    scene.table.on_unloaded(scene["a"])
+    scene.table.on_unloaded(scene["a"], scene.now)
     scene.look()
     scene.look("a")
     assert scene["a"].state is State.ABSENT

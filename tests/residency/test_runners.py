@@ -122,7 +122,7 @@ def test_an_unload_releases_a_kept_model_until_it_is_wanted() -> None:
     table = runners({"name": "one"})
     runner = table.of(facts("one"))
     table.on_loaded(runner, {}, -1, now=0.0)
-    table.on_unloaded(runner)
+    table.on_unloaded(runner, 10.0)
     assert runner.state is State.RELEASED
     table.on_wanted(runner)
     assert runner.state is State.ABSENT
