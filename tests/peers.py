@@ -81,7 +81,8 @@ class Answering:
         return self._connection.transport
 
     def raw(self, data: bytes) -> None:
-        self.transport.write(data)
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def head(self, status: int = 200, kind: str = "application/x-ndjson", *more: str, chunked: bool = True) -> None:
         lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", *more]

@@ -123,13 +123,18 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def staged(
-    script: Script, *, own: Callable[[Seen, Answering], Awaitable[None]] = answer_own_call, **settings: Any
+    script: Script,
+    *,
+    own: Callable[[Seen, Answering], Awaitable[None]] = answer_own_call,
+    awaits_model: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[Stage]:
     """A proxy that keeps one model, ready.
 
     Args:
         script: Answers what is relayed.
         own: Answers the proxy's own calls.
+        awaits_model: Begin when everything is known of the model; else when the upstream was seen.
         settings: Beside the addresses.
     """
 
@@ -142,7 +147,7 @@ async def staged(
         try:
             await proxy.start()
             # The probe ends after readiness, and nothing outside tells; without it no generate is sent as chat.
-            await until(lambda: proxy.is_ready and _is_probed(proxy))
+            await until(lambda: proxy.is_ready and (_is_probed(proxy) or not awaits_model))
             yield stage
         finally:
             await proxy.aclose()

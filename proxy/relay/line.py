@@ -9,6 +9,7 @@ leaving the call in whatever way, cancellation included, closes it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,8 @@ class Relay:
         self._via_name = via_name.encode()
         self._on_loop = on_loop
         self._clock = clock
+        self._id_prefix = secrets.token_hex(4)
+        self._ids = itertools.count(1)
         self.active: set[Call] = set()
         self._emptied = asyncio.Event()
         self.closing = False
@@ -149,6 +152,10 @@ class Relay:
                 call.reply.hang_up()
         return call.reply
 
+    def _new_id(self) -> str:
+        """Unlike any other, also one of another process; no secret, so it need not cost a system call each time."""
+        return f"{self._id_prefix}{next(self._ids):08x}"
+
     def _call(
         self,
         method: str,
@@ -169,7 +176,7 @@ class Relay:
             connection, is_http11=version >= (1, 1), is_head=method == "HEAD", close=close or self.closing
         )
         given_id = first(fields, b"x-request-id")
-        request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else secrets.token_hex(8)
+        request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else self._new_id()
         timeline = Timeline(
             request_id=request_id,
             endpoint=route.endpoint,
@@ -221,7 +228,7 @@ class Relay:
         ]
         if error.retry_after_s is not None:
             fields.append((b"Retry-After", b"%d" % max(1, round(error.retry_after_s))))
-        if not call.body.at_eof():
+        if not call.body.at_eof() or call.body.exception() is not None:
             # The rest of the body would be read as the next request.
             reply.close = True
         reply.start(error.status, b"", fields, has_length=True, held=True)

@@ -13,7 +13,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import PilotlightError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from proxy.observe.final import Tail, read_final
 from proxy.observe.timeline import Outcome
 from proxy.relay.limits import CLIENT_STALLED
@@ -78,13 +78,21 @@ class Passing:
         except aiohttp.ServerDisconnectedError as error:
             raise UpstreamBroken("the upstream closed the connection without a reply") from error
         except aiohttp.ClientError as error:
+            broken_body = call.body.exception()
+            if isinstance(broken_body, PilotlightError):
+                raise broken_body from error
             raise UpstreamBroken("the upstream's reply cannot be read") from error
 
     def _request(self, call: Call, body: bytes | None) -> aiohttp.client._RequestContextManager:
         has_body = body is not None or _has_body(call.fields)
         reuse = call.method in _REPEATABLE and not has_body
         session = self._sessions.pooled if reuse else self._sessions.fresh
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in end_to_end(call.fields, _NOT_SENT_ON))
+        headers = CIMultiDict[str]()
+        spelt: dict[str, str] = {}
+        for name, value in end_to_end(call.fields, _NOT_SENT_ON):
+            # A repetition spelt in another case would replace the field in aiohttp's client (``_prepare_headers``).
+            text = name.decode()
+            headers.add(spelt.setdefault(text.lower(), text), value.decode())
         headers["X-Request-Id"] = call.timeline.request_id
         headers["Via"] = via_value(call.fields, self._via)
         data = body if body is not None else _pieces(call) if has_body else None

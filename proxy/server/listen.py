@@ -11,8 +11,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import http_parser, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from proxy.errors import BadRequest
 from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
 
@@ -80,6 +82,17 @@ class Connection(RequestHandler):
         if self.head_received is None and data and (self._waiter is not None or self._request_count == 0):
             self.head_received = self.clock()
         super().data_received(data)
+        if self.serving and self._messages and self._messages[-1][1] is EMPTY_PAYLOAD:
+            self._fail_broken_body()
+
+    def _fail_broken_body(self) -> None:
+        """Tell the handler of a body whose framing broke: aiohttp queues the error behind it and lets it wait."""
+        request = self._current_request
+        if request is None or request.content.is_eof() or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        request.content.set_exception(BadRequest("the request's body is malformed"))
+        # Nothing more is read of it, and the connection ends with the answer.
+        request.content.feed_eof()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -151,6 +164,8 @@ class Listener(web.Server):
         self._on_error = on_error
         self._clock = clock
         self._is_stopping = False
+        # They hold nothing, so one of each does.
+        self._kept, self._ended = WrittenReply(keep_alive=True), WrittenReply(keep_alive=False)
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, clock=self._clock, on_error=self._on_error, **self._kwargs)
@@ -182,7 +197,7 @@ class Listener(web.Server):
         finally:
             connection.serving = False
             connection.head_received = None
-        return WrittenReply(keep_alive=not (reply.close or self._is_stopping))
+        return self._ended if reply.close or self._is_stopping else self._kept
 
 
 def require_c_parser() -> None:
