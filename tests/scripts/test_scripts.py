@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
+
+
+def commands(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "set -"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_each_script_is_short_runnable_and_listed(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 30
+    assert f"`scripts/{script.name}" in (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_continuous_integration_runs_the_test_script_and_nothing_else() -> None:
+    (command,) = commands(ROOT / ".ci" / "run")
+    assert command.endswith('/../scripts/test"')
+
+
+def test_the_summary_of_the_tests_is_the_last_line() -> None:
+    assert [line.split()[0] for line in commands(ROOT / "scripts" / "test")[-2:]] == [".venv/bin/pytest", "exit"]
+
+
+def test_an_unknown_benchmark_ends_with_2_and_its_usage() -> None:
+    result = subprocess.run([ROOT / "scripts" / "bench", "nothing"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("usage: scripts/bench NAME")
