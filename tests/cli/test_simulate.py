@@ -2,68 +2,87 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import asyncio
 import signal
-import socket
-import subprocess
 import sys
-import urllib.request
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.simulator import FAULT_KINDS
+from tests.simulator.replay import get, post
 
-COMMAND = [sys.executable, "-m", "proxy", "simulate"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_is_answers_and_ends_when_told(number: signal.Signals) -> None:
-    arguments = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]
-    with subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True) as simulated:
-        assert simulated.stdout is not None
-        told = [simulated.stdout.readline(), simulated.stdout.readline()]
-        assert "simulated Ollama (not Ollama" in told[0]
-        url, control = (re.search(r"http://[\d.:]+", line) for line in told)
-        assert url is not None
-        assert control is not None
-        with urllib.request.urlopen(f"{url[0]}/api/tags", timeout=10) as answer:  # noqa: S310 - our own address
-            assert "llama3.2:3b" in {model["name"] for model in json.load(answer)["models"]}
-        with urllib.request.urlopen(f"{control[0]}/_sim/state", timeout=10) as answer:  # noqa: S310 - as above
-            assert json.load(answer)["loads"] == 0
-        simulated.send_signal(number)
-        assert simulated.wait(timeout=10) == 0
+@asynccontextmanager
+async def started(*flags: str, **environ: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    command = [sys.executable, "-m", "proxy", "simulate", "--listen", "127.0.0.1:0", *flags]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": "", "PYTHONUNBUFFERED": "1", **environ},
+    )
+    assert process.stdout is not None
+    banner = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    try:
+        assert "simulated Ollama" in banner, banner
+        yield process, int(banner.strip().rpartition(":")[2])
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_it_calls_itself_simulated_and_ends_with_a_signal() -> None:
+    async with started("--profile", "recorded") as (process, port):
+        assert (await get(port, "/api/version")).json() == {"version": "0.24.0"}
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_models_faults_and_environment_are_taken() -> None:
+    flags = ("--profile", "recorded", "--speed", "1000", "--fail", "cut,after=1,path=/api/chat")
+    async with started(*flags, OLLAMA_KEEP_ALIVE="1h", OLLAMA_CONTEXT_LENGTH="2048") as (_, port):
+        messages = [{"role": "user", "content": "x"}]
+        assert (await post(port, "/api/chat", model="tiny", messages=messages)).ended == "cut"
+        assert (await get(port, "/api/ps")).json()["models"][0]["context_length"] == 2048
+
+
+async def test_a_models_file_describes_other_models(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("weights: {w: {size_bytes: 1000, load_s: 0}}\nmodels: [{name: mine, weights: w}]\n")
+    async with started("--models", str(path)) as (_, port):
+        assert [model["name"] for model in (await get(port, "/api/tags")).json()["models"]] == ["mine:latest"]
+
+
+async def test_a_crash_ends_the_process_or_comes_back() -> None:
+    async with started("--profile", "recorded") as (process, port):
+        await post(port, "/api/generate", model="tiny", prompt="x", context=[9999])
+        assert await asyncio.wait_for(process.wait(), 10) == 134
+    async with started("--profile", "recorded", "--restart-after", "0") as (process, port):
+        await post(port, "/api/generate", model="tiny", prompt="x", context=[9999])
+        assert process.stdout is not None
+        assert b"again" in await asyncio.wait_for(process.stdout.readline(), 10)
+        assert (await get(port, "/")).status == 200
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("flags", "named"),
     [
-        (["--listen", "nowhere"], "--listen"),
+        (["--profile", "real"], "real"),
+        (["--fail", "nonsense"], "nonsense"),
+        (["--models", "missing.yaml"], "missing.yaml"),
         (["--control", "nowhere"], "--control"),
-        (["--profile", "none"], "no such profile: none"),
-        (["--models", "nowhere.yaml"], "--models: nowhere.yaml: No such file"),
-        (["--fail", "explode"], "--fail"),
-        (["--fail", "cut,after"], "--fail: after: NAME=VALUE is needed"),
     ],
 )
-def test_a_wrong_flag_ends_with_2_and_one_line(arguments: list[str], said: str) -> None:
-    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=30, check=False)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert said in result.stderr
-
-
-def test_a_port_that_is_taken_ends_with_1_and_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = subprocess.run(
-            [*COMMAND, "--listen", address], capture_output=True, text=True, timeout=30, check=False
-        )
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert f"cannot listen on {address}" in result.stderr
-
-
-def test_the_help_names_every_fault() -> None:
-    environ = {**os.environ, "COLUMNS": "200"}
-    result = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=30, check=True, env=environ)
-    assert all(re.search(rf"\b{kind}\b", result.stdout) for kind in FAULT_KINDS)
+async def test_what_cannot_be_used_is_named_with_exit_code_2(flags: list[str], named: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "proxy", "simulate", *flags], stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert named in errors.decode()

@@ -11,7 +11,6 @@ None for pointers, slices, maps, interfaces and raw messages that were not given
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import struct as struct_codec
 from dataclasses import dataclass, field
@@ -357,46 +356,48 @@ def decode_base64(text: str) -> bytes:
     Raises:
         GoError: "illegal base64 data at input byte N".
     """
-    compact = text.replace("\r", "").replace("\n", "")
-    try:
-        return base64.b64decode(compact.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError, ValueError):
-        raise GoError(f"illegal base64 data at input byte {_corrupt_at(text)}") from None
+    data = text.encode("utf-8", "surrogateescape")
+    bad_at = _corrupt_at(data)
+    if bad_at is not None:
+        raise GoError(f"illegal base64 data at input byte {bad_at}")
+    return base64.b64decode(bytes(byte for byte in data if byte not in _LINE_BREAKS))
 
 
-def _corrupt_at(text: str) -> int:
-    """Where ``base64.Encoding.decodeQuantum`` says that the data is corrupt."""
-    data = text.encode("utf-8")
-    alphabet = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-    in_quantum = 0
-    position = 0
+_LINE_BREAKS: Final = b"\r\n"
+_ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+
+
+def _corrupt_at(data: bytes) -> int | None:
+    """Where ``base64.Encoding.decodeQuantum`` finds the data corrupt; None where it does not."""
+    position = in_quantum = 0
     while position < len(data):
         byte = data[position]
-        if byte in b"\r\n":
-            position += 1
-            continue
-        if byte in alphabet:
+        position += 1
+        if byte in _ALPHABET:
             in_quantum = (in_quantum + 1) % 4
-            position += 1
-            continue
-        if byte != ord("="):
-            return position
-        return _bad_padding(data, position, in_quantum)
-    return len(data) - in_quantum
+        elif byte == ord("="):
+            return _bad_padding(data, position, in_quantum)
+        elif byte not in _LINE_BREAKS:
+            return position - 1
+    return position - in_quantum if in_quantum else None
 
 
-def _bad_padding(data: bytes, position: int, in_quantum: int) -> int:
-    if in_quantum in (0, 1):
-        return position
-    after = position + 1
+def _bad_padding(data: bytes, position: int, in_quantum: int) -> int | None:
+    """The same after a first padding character, which ``position`` is behind."""
+    if in_quantum < 2:
+        return position - 1
     if in_quantum == 2:
-        while after < len(data) and data[after] in b"\r\n":
-            after += 1
-        if after >= len(data):
-            return len(data)
-        if data[after] != ord("="):
-            return after
-        after += 1
-    while after < len(data) and data[after] in b"\r\n":
-        after += 1
-    return after
+        position = _after_breaks(data, position)
+        if position == len(data):
+            return position
+        if data[position] != ord("="):
+            return position - 1
+        position += 1
+    position = _after_breaks(data, position)
+    return position if position < len(data) else None
+
+
+def _after_breaks(data: bytes, position: int) -> int:
+    while position < len(data) and data[position] in _LINE_BREAKS:
+        position += 1
+    return position

@@ -6,6 +6,7 @@ ES6 form, maps are sorted by name while structs keep the order of their fields.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,9 @@ def _shortest32(value: float) -> str:
     packed = struct.pack("<f", value)
     for precision in range(1, 10):
         text = f"{value:.{precision}g}"
-        if struct.pack("<f", float(text)) == packed:
-            return text
+        with contextlib.suppress(OverflowError):  # rounded up beyond the largest float32
+            if struct.pack("<f", float(text)) == packed:
+                return text
     return repr(float(value))
 
 

@@ -90,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._eof = False
+        self._reading = False
         self._task: asyncio.Task[None] | None = None
         self._body_left: AsyncIterator[bytes] | None = None
         self.transport: asyncio.Transport | None = None
@@ -116,9 +117,10 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # Go treats a half-closed connection as gone: its background read ends the request's context.
+        # While it still reads the body, the handler learns of the end by itself.
         self._eof = True
         self._news.set()
-        if self.serving and not self._buffer and self._task is not None:
+        if self.serving and not self._reading and not self._buffer and self._task is not None:
             self.gone = True
             self._task.cancel()
         return True
@@ -182,7 +184,11 @@ class Connection(asyncio.Protocol):
         self._news.clear()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
-        await self._news.wait()
+        self._reading = True
+        try:
+            await self._news.wait()
+        finally:
+            self._reading = False
 
     async def _serve(self) -> None:
         try:
