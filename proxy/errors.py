@@ -4,13 +4,11 @@
     ├── BadRequest            400  bad_request          we cannot read it, or it would harm the server
     ├── MethodNotAllowed      405  method_not_allowed   CONNECT
     ├── BodyTooLarge          413  body_too_large       more than edge.max_body
-    ├── UnsupportedEncoding   415  unsupported_encoding
     ├── LoadFailed            500  load_failed          Ollama could not load the model; its own text
     ├── NotImplementedHere    501  not_implemented      a transfer coding beside chunked
     ├── UpstreamUnreachable   502  upstream_unreachable nothing was sent; the only one that may be retried
     ├── UpstreamBroken        502  upstream_broken      malformed or cut-off reply
     ├── ShuttingDown          503  shutting_down
-    ├── Overloaded            503  overloaded
     ├── UpstreamTimeout       504  upstream_timeout     a limit of ours passed
     ├── VersionNotSupported   505  version_not_supported
     └── MisdirectedLoop       508  loop                 the request has been through this proxy already
@@ -57,11 +55,6 @@ class BodyTooLarge(PilotlightError):
     code = "body_too_large"
 
 
-class UnsupportedEncoding(PilotlightError):
-    status = 415
-    code = "unsupported_encoding"
-
-
 class LoadFailed(PilotlightError):
     """A shared load failed; every request that waited for it gets Ollama's own status and text."""
 
@@ -92,11 +85,6 @@ class UpstreamBroken(PilotlightError):
 class ShuttingDown(PilotlightError):
     status = 503
     code = "shutting_down"
-
-
-class Overloaded(PilotlightError):
-    status = 503
-    code = "overloaded"
 
 
 class UpstreamTimeout(PilotlightError):
