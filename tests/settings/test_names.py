@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import proxy
 from proxy.settings import names
 
 
@@ -21,6 +24,15 @@ def test_numbers_carry_their_unit_in_the_name() -> None:
     for name in names.walk():
         if name.annotation is float:
             assert name.path[-1].endswith("_s"), name.path
+
+
+def test_every_setting_is_used_somewhere() -> None:
+    package = Path(proxy.__file__).parent
+    outside = [path for path in package.rglob("*.py") if "settings" not in path.parts]
+    used = "".join(path.read_text(encoding="utf-8") for path in outside)
+    for name in names.walk():
+        if name.field is not None and not names.is_part(name.annotation):
+            assert f".{name.path[-1]}" in used, name.path
 
 
 @pytest.mark.parametrize(
