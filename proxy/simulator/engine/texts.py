@@ -53,8 +53,13 @@ class Ask:
 
 def reply_tokens(weights: Weights, ask: Ask) -> Iterator[str]:
     """The tokens of the reply: ends by itself only where no limit was given (or a form is complete)."""
-    recorded = weights.replies.get(f"{ask.form}\0{ask.prompt}", ())
-    yield from recorded
+    recorded = weights.replies.get(f"{ask.form}\0{ask.prompt}") or weights.replies.get(
+        "" if ask.form else ask.prompt, ()
+    )
+    for token in recorded:
+        if token is None:
+            return
+        yield token
     seed = int.from_bytes(hashlib.sha256(ask.prompt.encode("utf-8", "surrogateescape")).digest()[:8], "big")
     dice = random.Random(seed)  # noqa: S311 - repeatable text is the point
     natural = _NATURAL_MIN + dice.randrange(_NATURAL_SPREAD)

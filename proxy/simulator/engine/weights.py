@@ -26,7 +26,7 @@ class Weights:
         prompt_tokens_per_s: speed of reading a prompt.
         tokens_per_s: speed of writing.
         info: what /api/show reports as model_info.
-        replies: recorded tokens by "format\\0prompt".
+        replies: given tokens by prompt, or by "format\\0prompt"; None ends the reply, else it goes on as any other.
         embeddings: recorded raw vectors by text.
         lost_pairs: pairs of letters whose first one the tokenizer loses (the recorded models merge them into a token
             that they do not have).
@@ -53,7 +53,7 @@ class Weights:
     tokens_per_s: float = 400.0
     info: Mapping[str, object] = field(default_factory=dict)
     tensors: tuple[Mapping[str, object], ...] = ()
-    replies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    replies: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     lost_pairs: tuple[str, ...] = ()
     own_origin: str = ""
