@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +28,7 @@ from proxy.simulator.golang.clock import NANOSECONDS, go_quote
 from proxy.simulator.golang.jsonin import GoError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from proxy.simulator.engine.model import Model
     from proxy.simulator.engine.options import Options, RunnerOptions
@@ -136,7 +137,7 @@ class Runner:
             raise GoError("invalid JSON schema in format")
         return text
 
-    async def complete(self, request: Completion) -> AsyncIterator[Piece]:
+    async def complete(self, request: Completion) -> AsyncGenerator[Piece, None]:
         """Generate.
 
         Raises:
@@ -148,8 +149,9 @@ class Runner:
             slot = self._slot(request)
             slot.busy = True
             try:
-                async for piece in self._generate(request, slot):
-                    yield piece
+                async with aclosing(self._generate(request, slot)) as pieces:
+                    async for piece in pieces:
+                        yield piece
             finally:
                 slot.busy = False
 
@@ -175,7 +177,7 @@ class Runner:
         keep = min(keep + self.weights.adds_bos, limit - 1)
         return tokens[:keep] + tokens[keep + len(tokens) - limit :]
 
-    async def _generate(self, request: Completion, slot: Slot) -> AsyncIterator[Piece]:
+    async def _generate(self, request: Completion, slot: Slot) -> AsyncGenerator[Piece, None]:
         tokens = self._fitting(request)
         past = _common(slot.cached, tokens)
         past -= past == len(tokens)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import string
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import CHAT
-from proxy.simulator.engine.render import Message, Thinking, Values, chat_prompt
+from proxy.simulator.engine.render import Message, Prompt, Thinking, Values, chat_prompt
 from proxy.simulator.engine.texts import Ask
 from proxy.simulator.engine.thoughts import ThinkingParser
 from proxy.simulator.engine.toolcalls import ToolCall, ToolParser
@@ -113,16 +114,24 @@ def _without_thinking(model: Model, messages: list[Message]) -> list[Message]:
     return out
 
 
+def render(held: Scheduled, request: Request, values: Values) -> Prompt:
+    """The prompt for a conversation.
+
+    Raises:
+        GoError
+    """
+    return chat_prompt(
+        held.model,
+        lambda text: len(held.runner.tokenizer.encode(text)),
+        held.options.num_ctx,
+        values,
+        truncate=request["truncate"] is not False,
+    )
+
+
 async def _answer(call: Call, held: Scheduled, request: Request, values: Values, clocks: Clocks) -> None:
-    truncate = request["truncate"] is not False
     try:
-        rendered = chat_prompt(
-            held.model,
-            lambda text: len(held.runner.tokenizer.encode(text)),
-            held.options.num_ctx,
-            values,
-            truncate=truncate,
-        )
+        rendered = render(held, request, values)
     except GoError as error:
         raise Refusal(500, str(error)) from None
     if request["_debug_render_only"]:
@@ -146,9 +155,10 @@ async def _answer(call: Call, held: Scheduled, request: Request, values: Values,
         return
     call.sink.begin_stream()
     try:
-        async for frame in stream.frames():
-            call.sink.line(frame)
-            await call.exchange.drain()
+        async with aclosing(stream.frames()) as frames:
+            async for frame in frames:
+                call.sink.line(frame)
+                await call.exchange.drain()
     except GoError as error:
         refusal = failure(error)
         call.sink.error(refusal.status, refusal.text)
@@ -161,33 +171,66 @@ class _Stream:
         self, call: Call, held: Scheduled, request: Request, values: Values, prompt: str, clocks: Clocks
     ) -> None:
         self._call = call
+        self._held = held
+        self._request = request
+        self._values = values
+        self._prompt = prompt
         self._clocks = clocks
-        model, think, tools = held.model, values.think, values.tools or []
-        opening, closing = model.thinking_tags()
-        self._thoughts = _thoughts(think, opening, closing, prompt)
-        self._tools = ToolParser(tools, model.tool_tag()) if tools else None
-        last_role = values.messages[-1]["Role"]
+        self._tags = held.model.thinking_tags()
+        self._thoughts = _thoughts(values.think, *self._tags, prompt)
+        self._tools = ToolParser(values.tools, held.model.tool_tag()) if values.tools else None
+
+    def _pieces(self, request: Request, prompt: str, *, thinks: bool) -> AsyncGenerator[Piece, None]:
+        values, model = self._values, self._held.model
         ask = Ask(
             prompt,
-            thinks=(opening, closing) if self._thoughts is not None else None,
-            tools=tools if last_role == "user" else [],
+            thinks=self._tags if thinks else None,
+            tools=values.tools or [] if values.messages[-1]["Role"] == "user" else [],
             tool_tag=model.tool_tag(),
         )
-        self._pieces = completion(call, held, Wish(request, prompt, request["truncate"] is not False, ask))
+        return completion(self._call, self._held, Wish(request, prompt, request["truncate"] is not False, ask))
 
-    async def frames(self) -> AsyncIterator[Frame]:
-        """Frame by frame."""
-        async for piece in self._pieces:
-            thinking, content = "", piece.content
-            if self._thoughts is not None:
-                thinking, content = self._thoughts.add(content)
-                if not thinking and not content and not piece.done:
-                    continue
-            if self._tools is None:
-                yield self._frame(piece, content, thinking)
-                continue
-            for frame in self._with_tools(self._tools, piece, content, thinking):
+    async def frames(self) -> AsyncGenerator[Frame, None]:
+        """Frame by frame. A model that thinks has its format applied from the first content on, in a second run."""
+        prompt, thinks = self._prompt, self._thoughts is not None
+        if self._thoughts is not None and self._request["format"] is not None:
+            async with aclosing(self._thinking(self._thoughts)) as frames:
+                async for frame in frames:
+                    yield frame
+                    if frame["done"]:
+                        return
+            prompt, thinks = render(self._held, self._request, self._values).text, False
+        async with aclosing(self._run(self._pieces(self._request, prompt, thinks=thinks))) as frames:
+            async for frame in frames:
                 yield frame
+
+    async def _thinking(self, parser: ThinkingParser) -> AsyncGenerator[Frame, None]:
+        """The thinking alone, without a format; it becomes part of the conversation."""
+        thought = ""
+        async with aclosing(self._pieces({**self._request, "format": None}, self._prompt, thinks=True)) as pieces:
+            async for piece in pieces:
+                thinking, content = parser.add(piece.content)
+                thought += thinking
+                if thought and content:
+                    yield self._frame(piece, "", thinking)
+                    break
+                if thinking or content or piece.done:
+                    yield self._frame(piece, content, thinking)
+        self._values.messages = [*self._values.messages, {"Role": "assistant", "Thinking": thought}]
+
+    async def _run(self, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Frame, None]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                thinking, content = "", piece.content
+                if self._thoughts is not None:
+                    thinking, content = self._thoughts.add(content)
+                    if not thinking and not content and not piece.done:
+                        continue
+                if self._tools is None:
+                    yield self._frame(piece, content, thinking)
+                    continue
+                for frame in self._with_tools(self._tools, piece, content, thinking):
+                    yield frame
 
     def _with_tools(self, parser: ToolParser, piece: Piece, content: str, thinking: str) -> list[Frame]:
         calls, shown = parser.add(content)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from proxy.simulator.api.requests import GENERATE
@@ -95,9 +96,10 @@ async def _answer(call: Call, held: Scheduled, request: Request, think: Thinking
         return
     call.sink.begin_stream()
     try:
-        async for frame in frames:
-            call.sink.line(frame)
-            await call.exchange.drain()
+        async with aclosing(frames):
+            async for frame in frames:
+                call.sink.line(frame)
+                await call.exchange.drain()
     except GoError as error:
         refusal = failure(error)
         call.sink.error(refusal.status, refusal.text)
@@ -149,17 +151,19 @@ def _messages(model: Model, request: Request, pictures: list[object]) -> list[Me
 
 async def _frames(
     call: Call, held: Scheduled, request: Request, think: Thinking, prompt: str, clocks: Clocks
-) -> AsyncIterator[Frame]:
+) -> AsyncGenerator[Frame, None]:
     opening, closing = held.model.thinking_tags()
     parser = ThinkingParser(opening, closing) if think.on and opening and closing else None
     if parser is not None and prompt.strip().endswith(opening):
         parser.add(opening)
     ask = Ask(prompt, thinks=(opening, closing) if parser is not None else None)
     whole = ""
-    async for piece in completion(call, held, Wish(request, prompt, request["truncate"] is not False, ask)):
-        whole += piece.content
-        thinking, content = parser.add(piece.content) if parser is not None else ("", piece.content)
-        yield _frame(call, held, request, piece, (thinking, content, prompt + whole), clocks)
+    wish = Wish(request, prompt, request["truncate"] is not False, ask)
+    async with aclosing(completion(call, held, wish)) as pieces:
+        async for piece in pieces:
+            whole += piece.content
+            thinking, content = parser.add(piece.content) if parser is not None else ("", piece.content)
+            yield _frame(call, held, request, piece, (thinking, content, prompt + whole), clocks)
 
 
 def _frame(
@@ -180,7 +184,7 @@ def _frame(
     return frame
 
 
-async def _joined(frames: AsyncIterator[Frame]) -> Frame:
+async def _joined(frames: AsyncGenerator[Frame, None]) -> Frame:
     """One answer out of all frames: the last one, with texts and logprobs joined.
 
     Raises:

@@ -17,7 +17,7 @@ from proxy.simulator.golang.clock import go_quote, rfc3339
 from proxy.simulator.routes.call import Call, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from proxy.simulator.engine.texts import Ask
     from proxy.simulator.golang.jsonin import GoError
@@ -83,8 +83,8 @@ class Wish:
     ask: Ask
 
 
-def completion(call: Call, held: Scheduled, wish: Wish) -> AsyncIterator[Piece]:
-    """Ask the runner."""
+def completion(call: Call, held: Scheduled, wish: Wish) -> AsyncGenerator[Piece, None]:
+    """Ask the runner; the slot is free again when the generator is closed."""
     request = wish.request
     form = request.get("format")
     top = request.get("top_logprobs")
