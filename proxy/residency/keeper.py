@@ -115,8 +115,10 @@ class Keeper:
             pause_s = self._settings.check_every_s
             if not self._is_up:
                 pause_s = min(pause_s, _POLL_WHEN_DOWN_S) * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def step(self) -> None:
