@@ -50,7 +50,7 @@ def serve_environment(environ: Mapping[str, str], host: str) -> Environment:
     """Switches for a server that listens on ``host``: Host is checked only on loopback."""
     origins = tuple(part for part in _value(environ, "OLLAMA_ORIGINS").split(",") if part)
     return Environment(
-        no_cloud=_value(environ, "OLLAMA_NO_CLOUD").lower() not in ("0", "false"),
+        no_cloud=_value(environ, "OLLAMA_NO_CLOUD").lower() not in ("", "0", "f", "false"),
         checks_host=_is_loopback(host),
         origins=origins,
     )

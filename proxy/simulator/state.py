@@ -49,7 +49,7 @@ class Environment:
         pull_bytes_per_s: how fast pulls come.
     """
 
-    no_cloud: bool = True
+    no_cloud: bool = False
     checks_host: bool = True
     origins: tuple[str, ...] = ()
     library: Store | None = None

@@ -29,7 +29,7 @@ async def web_fetch(call: Call) -> None:
 async def _web(call: Call, operation: str) -> None:
     if not (await call.read()).strip():
         raise Refusal(400, "missing request body")
-    raise refuse_cloud(call.state, operation)
+    raise refuse_cloud(call, operation)
 
 
 async def recommendations(call: Call) -> None:

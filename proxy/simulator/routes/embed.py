@@ -30,7 +30,7 @@ async def embed(call: Call) -> None:
     call.model_name = raw_name
     reference = reference_or_refuse(raw_name, 404, f"model '{raw_name}' not found")
     if reference.source == "cloud":
-        raise refuse_cloud(call.state)
+        raise refuse_cloud(call)
     texts = _inputs(request["input"])
     model = load(call.state, reference.name)
     if model is None:
@@ -130,7 +130,7 @@ async def embeddings(call: Call) -> None:
     call.model_name = raw_name
     reference = reference_or_refuse(raw_name, 400, "model is required")
     if reference.source == "cloud":
-        raise refuse_cloud(call.state)
+        raise refuse_cloud(call)
     # This route alone wants the name in its own spelling: it does not ask getExistingName.
     exact = call.state.store.find(reference.name) is not None
     model = load(call.state, reference.name) if exact else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.simulator.routes.call import Call, Refusal
 from proxy.simulator.routes.generating import Clocks, created_at
-from proxy.simulator.routes.lookup import NO_REMOTE, refuse_cloud, scheduled
+from proxy.simulator.routes.lookup import NO_REMOTE, refuse_cloud, scheduled, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +21,11 @@ _PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9
 def refuse_remote(call: Call, model: Model) -> None:
     """A remote model cannot be reached from here; always raises ``Refusal``."""
     if call.state.environment.no_cloud:
-        raise refuse_cloud(call.state, NO_REMOTE)
+        raise refuse_cloud(call, NO_REMOTE)
     if "ollama.com" not in model.remote_host:
         raise Refusal(400, "this server cannot run this remote model")
-    raise refuse_cloud(call.state, NO_REMOTE)
+    call.sink.response.set_header("Content-Type", "application/x-ndjson")
+    raise Refusal(500, unreachable("post", f"{model.remote_host}{call.seen.path}?ts={int(time.time())}"))
 
 
 async def generate_image(call: Call, model: Model, request: Mapping[str, object], clocks: Clocks) -> None:

@@ -117,7 +117,7 @@ async def show(call: Call) -> None:
     except (ConflictingSource, ModelRequired) as error:
         raise Refusal(400, str(error)) from None
     if reference.source == "cloud":
-        raise refuse_cloud(call.state, "remote model details are unavailable")
+        raise refuse_cloud(call, "remote model details are unavailable")
     try:
         model = load_model(call.state.store, call.state.store.existing(reference.name))
     except GoError as error:
@@ -125,7 +125,7 @@ async def show(call: Call) -> None:
     if model is None:
         raise Refusal(404, f"model '{reference.base}' not found")
     if model.remote_host and call.state.environment.no_cloud:
-        raise refuse_cloud(call.state, "remote model details are unavailable")
+        raise refuse_cloud(call, "remote model details are unavailable")
     if reference.source == "local" and model.remote_host:
         raise Refusal(404, f"model '{reference.original}' not found")
     answer = _shown(model, request, call.state.store.path_of)

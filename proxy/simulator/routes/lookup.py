@@ -5,6 +5,8 @@ Source: Ollama v0.24.0 ``server/routes.go`` (``writeModelRefParseError``, ``hand
 
 from __future__ import annotations
 
+import time
+import urllib.parse
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 INVALID_NAME = "invalid model name"
 _NO_CLOUD = "ollama cloud is disabled: "
+_CLOUD = "https://ollama.com:443"
 NO_REMOTE = "remote model is unavailable"
 
 
@@ -51,11 +54,17 @@ def reference_or_refuse(raw: str, status: int, text: str) -> Reference:
         raise Refusal(status, text) from None
 
 
-def refuse_cloud(state: ServerState, operation: str = NO_REMOTE) -> Refusal:
+def refuse_cloud(call: Call, operation: str = NO_REMOTE) -> Refusal:
     """What a request for a cloud model gets here: the cloud is off, or cannot be reached."""
-    if state.environment.no_cloud:
+    if call.state.environment.no_cloud:
         return Refusal(403, _NO_CLOUD + operation)
-    return Refusal(502, 'Post "https://ollama.com:443/api": dial tcp: lookup ollama.com: no such host')
+    return Refusal(502, unreachable(call.seen.method, f"{_CLOUD}{call.seen.path}?ts={int(time.time())}"))
+
+
+def unreachable(method: str, url: str) -> str:
+    """The text of Go's HTTP client on a machine without a name server."""
+    host = urllib.parse.urlsplit(url).hostname
+    return f'{method.capitalize()} "{url}": dial tcp: lookup {host}: no such host'
 
 
 def find_model(call: Call, reference: Reference, raw: str) -> Model:
@@ -65,7 +74,7 @@ def find_model(call: Call, reference: Reference, raw: str) -> Model:
         Refusal: 404, or what a cloud model gets.
     """
     if reference.source == "cloud":
-        raise refuse_cloud(call.state)
+        raise refuse_cloud(call)
     model = load(call.state, reference.name)
     if model is None or (reference.source == "local" and model.is_remote):
         raise Refusal(404, f"model '{raw}' not found")

@@ -288,7 +288,7 @@ async def model(call: Call) -> None:
     """GET /v1/models/:model."""
     name = call.params["model"]
     if is_cloud(name):
-        raise refuse_cloud(call.state, "remote model details are unavailable")
+        raise refuse_cloud(call, "remote model details are unavailable")
     call.body = encoded(jsonout.marshal({"name": name}))
     call.sink = ModelSink(call)
     await library.show(call)

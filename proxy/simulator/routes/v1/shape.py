@@ -107,4 +107,4 @@ async def refuse_cloud_model(call: Call) -> None:
     except GoError:
         return
     if is_cloud:
-        raise refuse_cloud(call.state)
+        raise refuse_cloud(call)
