@@ -33,6 +33,11 @@ class Pair:
     def proxied(self) -> str:
         return self.proxy.listen_address
 
+    @property
+    def running(self) -> list[str]:
+        """What is loaded, counted at the server; without the tag."""
+        return sorted(name.partition(":")[0] for name in self.simulated.running)
+
     async def until_ready(self) -> None:
         await until(lambda: self.proxy.is_ready)
 

@@ -24,7 +24,9 @@ ADDED = {
     "connection",
 }
 # What no two answers have in common.
-VARYING = re.compile(rb'"(created_at|modified_at|expires_at)":"[^"]*"|"(\w+_duration|created|created_at|completed_at)":\d+')
+VARYING = re.compile(
+    rb'"(created_at|modified_at|expires_at)":"[^"]*"|"(\w+_duration|created|created_at|completed_at)":\d+'
+)
 MADE_UP = re.compile(rb'"(chatcmpl|cmpl|msg|resp|req|call)[-_][0-9a-f]+"')
 OWN_CONTEXT = re.compile(rb',?"context":\[[0-9,]*\]')
 
