@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Two evictions of kept models by loads of kept models within this time are a war. The requirement's minute is for the
 # loss after the load; large models take minutes to load, so the second may be that much later.
 _WAR_WINDOW_S: Final = 600.0
+# So many restarts in quick succession are made good at once. A server that takes every load and never shows one would
+# otherwise be sent loads without a pause.
+_FREE_RESTARTS: Final = 5
 # Expiry as /api/ps tells it is the wall clock of another process, and unloading takes a moment.
 _EXPIRY_SLACK_S: Final = 1.0
 
@@ -218,7 +221,8 @@ class Watch:
             return []
         runner.state = State.LOST
         if restarted:
-            runner.loss, runner.unfit_beside, runner.quick_losses = Loss.RESTART, "", 0
+            runner.loss, runner.unfit_beside = Loss.RESTART, ""
+            runner.retry_at = now + quick_loss_delay_s(runner, now, free=_FREE_RESTARTS)
             return [Lost(runner, Loss.RESTART)]
         if expired and not (culprit is not None and culprit.by_keeper):
             runner.loss = Loss.EXPIRED

@@ -445,7 +445,11 @@ def _backoff_s(failures: int, jitter: float) -> float:
     return min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter)
 
 
-def quick_loss_delay_s(runner: Runner, now: float) -> float:
-    """How long to leave a model alone that is lost again and again for no known reason; 0 for the first two times."""
+def quick_loss_delay_s(runner: Runner, now: float, free: int = 1) -> float:
+    """How long to leave a model alone that is lost again and again soon after its load; 0 at first.
+
+    Args:
+        free: How many such losses in a row are made good at once.
+    """
     runner.quick_losses = runner.quick_losses + 1 if now - runner.loaded_at < _QUICK_LOSS_S else 0
-    return 0.0 if runner.quick_losses < 2 else _backoff_s(runner.quick_losses - 1, 1.0)
+    return 0.0 if runner.quick_losses <= free else _backoff_s(runner.quick_losses - free, 1.0)

@@ -67,6 +67,20 @@ def test_all_gone_is_a_restart() -> None:
     assert scene.look(after_s=5) == [Lost(scene["a"], Loss.RESTART), Lost(scene["b"], Loss.RESTART)]
 
 
+def test_a_server_that_takes_every_load_and_never_shows_one_is_not_loaded_without_a_pause() -> None:
+    scene = Scene("a")
+    loads = 0
+    began = scene.now
+    while scene.now - began < 60.0:
+        actions = plan(list(scene.table), scene.now, Limits(), conflict=scene.watch.conflict)
+        if any(isinstance(action, Load) for action in actions):
+            scene.loaded("a")
+            loads += 1
+            scene.look()
+        scene.now += 0.1
+    assert 2 <= loads <= 15
+
+
 def test_a_model_whose_time_is_up_has_expired() -> None:
     scene = Scene("a", "b")
     scene.loaded("a")
