@@ -185,9 +185,10 @@ class ScriptedUpstream:
         for task in list(self.tasks):
             task.cancel()
         results = await asyncio.gather(*self.tasks, return_exceptions=True)
-        for connection in list(self.open):
-            connection.transport.abort()
+        # Again and again: one that was accepted before the end may turn up after it.
         while self.open:
+            for connection in list(self.open):
+                connection.transport.abort()
             await asyncio.sleep(0)
         for result in results:
             if isinstance(result, Exception):

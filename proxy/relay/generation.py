@@ -6,12 +6,13 @@ Whatever is not understood goes the same way without the middle: as it came.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
 
 from proxy.errors import BadRequest, UpstreamTimeout
 from proxy.observe.timeline import Outcome
 from proxy.relay.asked import Asked, understand
 from proxy.relay.delivery import Delivery, Flow
-from proxy.relay.limits import Limits
+from proxy.relay.limits import CLIENT_STALLED, Limits
 from proxy.relay.outgoing import Outgoing, compose
 from proxy.relay.passing import via_value
 from proxy.rewrite.generate import Decision, decide
@@ -75,6 +76,7 @@ class Generation:
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._authority = urlsplit(settings.upstream.url).netloc.encode()
         self._exchanges = exchanges
         self._catalogue = catalogue
         self._residency = residency
@@ -99,7 +101,8 @@ class Generation:
             await self._serve_v1(call, connection, body, facts)
             return
         decision = self._decide(obj, facts) if call.route.kind is Kind.GENERATE else None
-        asked = understand(call.route, obj)
+        # The first rule is about bodies that are not certain to be taken; past it, there is nothing left to check.
+        asked = understand(call.route, obj, is_certain=decision is not None and decision.rule > 1)
         if asked is None or facts is None or facts.remote:
             await self._once(call, connection, Outgoing(call.route.template, body))
             return
@@ -237,14 +240,18 @@ class Generation:
             delivery.flow = await self._exchanges.exchange(self._request(call, outgoing), delivery)
             timeline.sent = self._clock()
             connection.on_writable = limits.on_writable
+            if connection.writing_paused:
+                limits.on_writable(False)
             await delivery.done
         finally:
             connection.on_writable = None
             limits.close()
-            if delivery.flow is not None and not delivery.done.done():
+            # Whatever is still under way ends here; after a whole reply this does nothing. Not asked of ``done``: a
+            # client that leaves cancels it together with us.
+            if delivery.flow is not None:
                 delivery.flow.abort()
             if limits.stalled:
-                timeline.error_code = "client_stalled"
+                timeline.error_code = CLIENT_STALLED
         self._note_failure(call, delivery)
         return delivery
 
@@ -257,6 +264,9 @@ class Generation:
             (b"X-Request-Id", call.timeline.request_id.encode()),
             (b"Via", via_value(call.fields, self._via).encode("latin-1")),
         )
+        if first(fields, b"host") is None:
+            # HTTP/1.0 has none, and we speak 1.1.
+            fields.insert(0, (b"Host", self._authority))
         return UpstreamRequest(call.method, f"{outgoing.path}{mark}{query}", fields, outgoing.body)
 
     def _note_failure(self, call: Call, delivery: Delivery) -> None:

@@ -113,19 +113,22 @@ class Relay:
         Returns:
             The reply, written; ``close`` of it tells what becomes of the connection.
         """
-        unfit: PilotlightError | None = None
+        parsed, unfit = Target("/"), None
         try:
+            refuse_unfit(method, version, fields)
             parsed = parse_target(target)
         except PilotlightError as error:
-            parsed, unfit = Target("/"), error
+            unfit = error
         call = self._call(method, parsed, version, fields, body, connection, received, close)
         timeline = call.timeline
         self._observer.start(timeline)
         self.active.add(call)
         try:
             if unfit is not None:
+                # What follows it on this connection may not be what it looks like.
+                call.reply.close = True
                 raise unfit
-            await self._serve(call, version, connection)
+            await self._serve(call, connection)
         except asyncio.CancelledError:
             if call.interrupted is None:
                 # One that leaves when the reply is out has left nothing.
@@ -193,8 +196,7 @@ class Relay:
         interim = _interim_writer(connection)
         return Call(method, target.path, list(fields), body, route, reply, timeline, added, interim)
 
-    async def _serve(self, call: Call, version: tuple[int, int], connection: ClientConnection) -> None:
-        refuse_unfit(call.method, version, call.fields)
+    async def _serve(self, call: Call, connection: ClientConnection) -> None:
         try:
             refuse_loop(call.fields, self._via_name)
         except MisdirectedLoop:
@@ -203,6 +205,9 @@ class Relay:
         if has_token(call.fields, b"connection", b"upgrade"):
             # Relayed as a plain request; what follows it on this connection is not read as another one.
             call.reply.close = True
+        if call.path == "*":
+            _answer_for_server(call)
+            return
         if call.route.is_inference:
             await self._generation.serve(call, connection)
             return
@@ -244,6 +249,14 @@ class Relay:
         else:
             timeline.client_disconnect_phase = Phase.QUEUED if timeline.sent is None else Phase.WAITING
             timeline.status = CLIENT_LEFT
+
+
+def _answer_for_server(call: Call) -> None:
+    """``OPTIONS *`` asks the server, and no resource of Ollama's (RFC 9110 section 9.3.7)."""
+    call.timeline.status = 200
+    call.reply.close = call.reply.close or not call.body.at_eof()
+    call.reply.start(200, b"", [(b"Content-Length", b"0"), *call.added], has_length=True)
+    call.reply.end()
 
 
 def _outcome(error: PilotlightError) -> Outcome:

@@ -15,6 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import BadRequest
+from proxy.relay.reply import ClientReply
 from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
 
@@ -125,13 +126,18 @@ class Connection(RequestHandler):
         family = Family.API
         if status >= 500:
             family = classify(request.method, request.raw_path).family
-        response = web.Response(
-            status=status,
-            body=error_body(family, status, text),
-            headers={"Content-Type": JSON_TYPE.decode(), "X-Pilotlight-Error": code},
-        )
-        response.force_close()
-        return response
+        body = error_body(family, status, text)
+        fields = [
+            (b"Content-Type", JSON_TYPE),
+            (b"Content-Length", b"%d" % len(body)),
+            (b"X-Pilotlight-Error", code.encode()),
+        ]
+        # Not aiohttp's response, which names itself in a Server field.
+        reply = ClientReply(self, is_http11=True, is_head=request.method == "HEAD", close=True)
+        reply.start(status, b"", fields, has_length=True, held=True)
+        reply.write(body)
+        reply.end()
+        return WrittenReply(keep_alive=False)
 
 
 class Listener(web.Server):
