@@ -108,6 +108,11 @@ _BY_PREFIX = tuple((prefix, Route(prefix + "*", "", _family(prefix), Kind.OTHER)
 _UNKNOWN = {family: Route("unknown", "", family, Kind.OTHER) for family in Family}
 
 
+def table() -> list[tuple[str, str]]:
+    """Method and path of every route that is more than relayed; what is not here is relayed as it is."""
+    return sorted([*_INFERENCE, *_MANAGE], key=lambda row: (row[1], row[0]))
+
+
 def classify(method: str, target: str) -> Route:
     """Find the row for a request.
 
