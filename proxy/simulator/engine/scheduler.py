@@ -321,7 +321,9 @@ class Scheduler:
         seconds = weights.load_s / (self._pace.speed * self._pace.load_scale)
         stalls = fault is not None and fault.kind == "load_stall"
         try:
-            await asyncio.wait_for(pending.gone.wait(), None if stalls else max(seconds, 0.0001))
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
+            async with asyncio.timeout(None if stalls else max(seconds, 0.0001)):
+                await pending.gone.wait()
         except TimeoutError:
             return not pending.gone.is_set()
         return False
