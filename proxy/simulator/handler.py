@@ -31,7 +31,7 @@ class Handler:
     async def __call__(self, exchange: Exchange) -> None:
         head = exchange.head
         seen = SeenRequest(head.method, head.target, list(head.headers), now_s())
-        self._state.requests.append(seen)
+        self._state.remember(seen)
         try:
             await self._answer(exchange, seen)
         except asyncio.CancelledError:

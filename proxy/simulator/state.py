@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.simulator.engine.store import Store
 
 VERSION = "0.24.0"
+_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
@@ -67,7 +68,6 @@ class ServerState:
         self.gate = Gate()
         self.scheduler = Scheduler(machine, pace, self.faults, self.gate)
         self.requests: list[SeenRequest] = []
-        self.running: set[int] = set()
 
     @property
     def machine(self) -> Machine:
@@ -79,6 +79,12 @@ class ServerState:
         loads = self.scheduler.loads
         self.scheduler = Scheduler(self.machine, self.pace, self.faults, self.gate)
         self.scheduler.loads = loads
+
+    def remember(self, request: SeenRequest) -> None:
+        """Add a request; of very many the oldest are forgotten."""
+        if len(self.requests) >= 2 * _REMEMBERED:
+            del self.requests[:_REMEMBERED]
+        self.requests.append(request)
 
     def disconnects(self) -> list[SeenRequest]:
         """Requests whose client left before the answer was complete."""

@@ -87,5 +87,5 @@ async def test_thinking_tools_and_vision_of_the_demo_models() -> None:
         assert seen.message.content
         with pytest.raises(ollama.ResponseError, match="does not support chat"):
             await client.chat(model="nomic-embed-text", messages=question)
-        with pytest.raises(ollama.ResponseError, match="ollama.com: no such host"):
+        with pytest.raises(ollama.ResponseError, match=r"ollama\.com: no such host"):
             await client.chat(model="gpt-oss:120b-cloud", messages=question)

@@ -77,6 +77,26 @@ def test_parse_errors_have_the_text_of_go(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ .Prompt.X }}", '1:10: executing "" at <.Prompt.X>: can\'t evaluate field X in type interface {}'),
+        ("a\n{{ .None.X }}", '2:8: executing "" at <.None.X>: nil pointer evaluating interface {}.X'),
+        ("{{ range .Prompt }}x{{ end }}", '1:9: executing "" at <.Prompt>: range can\'t iterate over tell me'),
+        ("{{ nil }}", '1:3: executing "" at <nil>: nil is not a command'),
+        (
+            "{{ eq .Prompt 5 }}",
+            '1:3: executing "" at <eq .Prompt 5>: error calling eq: incompatible types for comparison: string and int',
+        ),
+        ('{{ template "x" . }}', '1:12: executing "" at <{{template "x" .}}>: template "x" not defined'),
+    ],
+)
+def test_errors_while_running_have_the_text_of_go(text: str, message: str) -> None:
+    with pytest.raises(GoError) as caught:
+        execute(parse_template(text), DATA)
+    assert str(caught.value) == f"template: :{message}"
+
+
 def test_the_names_of_a_template_are_known() -> None:
     template = parse_template(
         "{{ if .Suffix }}{{ .Prompt }}{{ else }}{{ range $.Messages }}{{ .Role }}{{ end }}{{ end }}"

@@ -163,6 +163,8 @@ def parse_model_template(text: str) -> Template:
         GoError
     """
     template = parse_template(text)
+    if template.has_bare_calls():
+        raise GoError("undefined template specified")
     if not template.names() & {"messages", "response"}:
         template.nodes.append(Action(Pipe([Command([Field(["Response"])])])))
     return template

@@ -125,7 +125,7 @@ def _message(message: Message) -> GoStruct:
         "ToolCallID": text_of(message, "ToolCallID"),
     }
     lists = {key: fields[key] or None for key in ("Images", "ToolCalls")}
-    return GoStruct(fields, {**fields, **lists})
+    return GoStruct(fields, {**fields, **lists}, "*template.templateMessage")
 
 
 def _call(call: Mapping[str, object]) -> GoStruct:

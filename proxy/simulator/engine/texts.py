@@ -26,6 +26,7 @@ _TEXT: Final = (
     "a warm start costs little but a cold one takes seconds which people notice and remember for a long time"
 )
 _WORDS: Final = _TEXT.split(" ")
+_OBJECT_KEYS: Final = {"properties", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "items"}
 _NATURAL_MIN: Final = 40
 _NATURAL_SPREAD: Final = 80
 
@@ -142,7 +143,7 @@ def _form(form: str, dice: random.Random, length: int, size: int) -> Iterator[st
             schema = json.loads(form)
         except ValueError:
             schema = {}
-        if schema in ({}, {"type": "object"}):
+        if schema.get("type", "object") == "object" and not _OBJECT_KEYS & set(schema):
             schema = {"properties": {"text": {"type": "string"}}, "type": "object"}
         text = json.dumps(_sample(schema, dice))
         yield from (text[at : at + size] for at in range(0, len(text), size))

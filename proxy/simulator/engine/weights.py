@@ -25,7 +25,7 @@ class Weights:
         load_s: seconds that a load takes.
         prompt_tokens_per_s: speed of reading a prompt.
         tokens_per_s: speed of writing.
-        info: what /api/show reports as model_info.
+        info: what /api/show reports as model_info; ``verbose_info`` is put over it when asked to be verbose.
         replies: given tokens by prompt, or by "format\\0prompt"; None ends the reply, else it goes on as any other.
         embeddings: recorded raw vectors by text.
         lost_pairs: pairs of letters whose first one the tokenizer loses (the recorded models merge them into a token
@@ -52,6 +52,7 @@ class Weights:
     prompt_tokens_per_s: float = 4000.0
     tokens_per_s: float = 400.0
     info: Mapping[str, object] = field(default_factory=dict)
+    verbose_info: Mapping[str, object] = field(default_factory=dict)
     tensors: tuple[Mapping[str, object], ...] = ()
     replies: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy.simulator.golang import jsonout
 from proxy.simulator.golang.jsonin import GoError
+from proxy.simulator.golang.template_parse import OLLAMA_FUNCTIONS
 from proxy.simulator.golang.template_tree import (
     Action,
     Branch,
@@ -32,18 +33,20 @@ from proxy.simulator.golang.template_tree import (
     Template,
     Text,
     Variable,
+    place_of,
+    source_of,
 )
 
 
 class GoStruct:
     """A Go struct in a template: fields by Go name, and how it is written as JSON and printed."""
 
-    __slots__ = ("fields", "json", "stringer")
+    __slots__ = ("fields", "json", "type_name")
 
-    def __init__(self, fields: Mapping[str, object], json: object, *, stringer: bool = False) -> None:
+    def __init__(self, fields: Mapping[str, object], json: object, type_name: str = "struct {}") -> None:
         self.fields = dict(fields)
         self.json = json
-        self.stringer = stringer
+        self.type_name = type_name
 
 
 class JsonList(list[object]):
@@ -63,23 +66,35 @@ class _Continue(Exception):
 
 
 def execute(template: Template, data: object, nodes: list[Node] | None = None) -> str:
-    """Run a template over ``data``.
+    """Run a template over ``data``; with ``nodes``, only these, without Ollama's functions and without other templates.
 
     Raises:
         GoError: where Go's execution fails.
     """
-    run = _Run(template)
-    run.walk(data, template.nodes if nodes is None else nodes, [("$", data)])
+    run = _Run(template, is_bare=nodes is not None)
+    try:
+        run.walk(data, template.nodes if nodes is None else nodes, [("$", data)])
+    except _Failure as failure:
+        before = template.text[: place_of(run.node)]
+        place = f"{before.count(chr(10)) + 1}:{len(before.rpartition(chr(10))[2].encode())}"
+        text = f'template: :{place}: executing "" at <{source_of(run.node)}>: {failure}'
+        raise GoError(text) from None
     return "".join(run.out)
+
+
+class _Failure(Exception):
+    """What went wrong; where is known by the run."""
 
 
 _Scope = list[tuple[str, object]]
 
 
 class _Run:
-    def __init__(self, template: Template) -> None:
-        self._template = template
+    def __init__(self, template: Template, *, is_bare: bool) -> None:
+        self._defined = {} if is_bare else template.defined
+        self._missing = OLLAMA_FUNCTIONS if is_bare else frozenset()
         self.out: list[str] = []
+        self.node: Operand | Command | Call = Dot()
 
     def walk(self, dot: object, nodes: list[Node], scope: _Scope) -> None:
         for node in nodes:
@@ -97,9 +112,10 @@ class _Run:
                 self._call(dot, node, scope)
 
     def _call(self, dot: object, node: Call, scope: _Scope) -> None:
-        nodes = self._template.defined.get(node.name)
+        nodes = self._defined.get(node.name)
+        self.node = node
         if nodes is None:
-            raise GoError(f'template: :1: template "{node.name}" not defined')
+            raise _Failure(f'template "{node.name}" not defined')
         inner = self._pipe(dot, node.pipe, scope) if node.pipe is not None else None
         self.walk(inner, nodes, [("$", inner)])
 
@@ -155,34 +171,44 @@ class _Run:
     def _command(self, dot: object, command: Command, scope: _Scope, final: list[object]) -> object:
         first = command.args[0]
         if isinstance(first, Function):
-            return self._function(dot, first.name, command.args[1:], scope, final)
+            return self._function(dot, command, scope, final)
         if len(command.args) > 1 or final:
-            raise GoError(f"template: :1: can't give argument to non-function {_source(first)}")
+            self.node = first
+            raise _Failure(f"can't give argument to non-function {source_of(first)}")
+        if isinstance(first, Nil):
+            self.node = first
+            raise _Failure("nil is not a command")
         return self._operand(dot, first, scope)
 
     def _operand(self, dot: object, operand: Operand, scope: _Scope) -> object:
         if isinstance(operand, Dot):
             return dot
-        if isinstance(operand, Nil):
-            raise GoError("template: :1: nil is not a command")
         if isinstance(operand, Field):
+            self.node = operand
             return _fields(dot, operand.names)
         if isinstance(operand, Variable):
+            self.node = operand
             for name, value in reversed(scope):
                 if name == operand.names[0]:
                     return _fields(value, operand.names[1:])
-            raise GoError(f"template: :1: undefined variable: {operand.names[0]}")
+            raise _Failure(f"undefined variable: {operand.names[0]}")
         if isinstance(operand, Chain):
-            return _fields(self._operand(dot, operand.node, scope), operand.names)
+            value = self._operand(dot, operand.node, scope)
+            self.node = operand
+            return _fields(value, operand.names)
         if isinstance(operand, Constant):
             return operand.value
         if isinstance(operand, Pipe):
             return self._pipe(dot, operand, scope)
-        return self._function(dot, operand.name, [], scope, [])
+        return None if isinstance(operand, Nil) else self._function(dot, Command([operand]), scope, [])
 
-    def _function(
-        self, dot: object, name: str, arguments: Sequence[Operand], scope: _Scope, final: list[object]
-    ) -> object:
+    def _function(self, dot: object, command: Command, scope: _Scope, final: list[object]) -> object:
+        function = command.args[0]
+        assert isinstance(function, Function)  # noqa: S101 - the callers have looked
+        name, arguments = function.name, command.args[1:]
+        if name in self._missing:
+            self.node = function
+            raise _Failure(f"{jsonout.quote(name)} is not a defined function")
         if name in ("and", "or"):
             value: object = None
             for argument in arguments:
@@ -190,34 +216,28 @@ class _Run:
                 if truth(value) == (name == "or"):
                     return value
             return final[0] if final else value
-        values = [None if isinstance(argument, Nil) else self._operand(dot, argument, scope) for argument in arguments]
-        return _FUNCTIONS[name](*values, *final)
-
-
-def _source(operand: Operand) -> str:
-    if isinstance(operand, Field):
-        return "." + ".".join(operand.names)
-    return ".".join(operand.names) if isinstance(operand, Variable) else type(operand).__name__.lower()
+        values = [self._operand(dot, argument, scope) for argument in arguments]
+        self.node = command
+        try:
+            return _FUNCTIONS[name](*values, *final)
+        except _Failure as failure:
+            raise _Failure(f"error calling {name}: {failure}") from None
 
 
 def _fields(value: object, names: Sequence[str]) -> object:
+    held = "interface {}"  # the type of what a map of templates holds, and so the type that errors name
     for name in names:
         if isinstance(value, GoStruct):
             if name not in value.fields:
-                raise GoError(f"template: :1: can't evaluate field {name}")
+                raise _Failure(f"can't evaluate field {name} in type {value.type_name}")
             value = value.fields[name]
         elif isinstance(value, Mapping):
             value = value.get(name)
         elif value is None:
-            raise GoError(f"template: :1: nil data; no entry for key {go_key(name)}")
+            raise _Failure(f"nil pointer evaluating {held}.{name}")
         else:
-            raise GoError(f"template: :1: can't evaluate field {name} in type {type_name(value)}")
+            raise _Failure(f"can't evaluate field {name} in type {held}")
     return value
-
-
-def go_key(name: str) -> str:
-    """A name in the quotes of an error text."""
-    return jsonout.quote(name)
 
 
 def type_name(value: object) -> str:
@@ -240,7 +260,7 @@ def _pairs(value: object) -> list[tuple[object, object]]:
         return list(enumerate(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return [(number, number) for number in range(value)]
-    raise GoError(f"template: :1: range can't iterate over {show(value)}")
+    raise _Failure(f"range can't iterate over {show(value)}")
 
 
 def truth(value: object) -> bool:
@@ -261,8 +281,6 @@ def _fmt(value: object) -> str:
     if isinstance(value, float):
         return _general(value)
     if isinstance(value, GoStruct):
-        if value.stringer:
-            return to_json(value)
         return "{" + " ".join(_fmt(member) for member in value.fields.values()) + "}"
     if isinstance(value, JsonList | JsonMap):
         return to_json(value)
@@ -304,7 +322,12 @@ def _jsonable(value: object) -> object:
 
 
 def _equal(first: object, *others: object) -> bool:
-    return any(first == other and isinstance(first, bool) == isinstance(other, bool) for other in others)
+    for other in others:
+        if None not in (first, other) and type_name(first) != type_name(other):
+            raise _Failure(f"incompatible types for comparison: {type_name(first)} and {type_name(other)}")
+        if first == other:
+            return True
+    return False
 
 
 def _compare(test: Callable[[float | str, float | str], bool]) -> Callable[[object, object], object]:
@@ -313,7 +336,7 @@ def _compare(test: Callable[[float | str, float | str], bool]) -> Callable[[obje
             return test(left, right)
         if isinstance(left, str) and isinstance(right, str):
             return test(left, right)
-        raise GoError("template: :1: error calling comparison: incompatible types for comparison")
+        raise _Failure("incompatible types for comparison")
 
     return compare
 
@@ -323,7 +346,7 @@ def _length(value: object) -> int:
         return len(value.encode("utf-8"))
     if isinstance(value, list | Mapping):
         return len(value)
-    raise GoError(f"template: :1: error calling len: len of type {type_name(value)}")
+    raise _Failure(f"len of type {type_name(value)}")
 
 
 def _index(value: object, *keys: object) -> object:
@@ -332,10 +355,10 @@ def _index(value: object, *keys: object) -> object:
             value = value.get(str(key))
         elif isinstance(value, list) and isinstance(key, int):
             if not 0 <= key < len(value):
-                raise GoError(f"template: :1: error calling index: reflect: slice index out of range: {key}")
+                raise _Failure(f"reflect: slice index out of range: {key}")
             value = value[key]
         else:
-            raise GoError(f"template: :1: error calling index: can't index item of type {type_name(value)}")
+            raise _Failure(f"can't index item of type {type_name(value)}")
     return value
 
 
@@ -347,7 +370,7 @@ def _slice(value: object, *bounds: object) -> object:
         return value.encode("utf-8")[low:high].decode("utf-8", "replace")
     if isinstance(value, list):
         return value[low:high]
-    raise GoError("template: :1: error calling slice: can't slice item")
+    raise _Failure("can't slice item")
 
 
 def _sprintf(form: object, *values: object) -> str:
@@ -372,6 +395,11 @@ def _print(*values: object) -> str:
     return out
 
 
+_JS: Final = str.maketrans(
+    {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
+)
+
+
 def _date(days_back: int) -> Callable[..., str]:
     return lambda *_: time.strftime("%Y-%m-%d", time.localtime(time.time() - 86_400 * days_back))
 
@@ -391,7 +419,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., object]]] = {
     "printf": _sprintf,
     "println": lambda *values: " ".join(_fmt(value) for value in values) + "\n",
     "html": lambda *values: html.escape(_print(*values)),
-    "js": lambda *values: jsonout.quote(_print(*values))[1:-1],
+    "js": lambda *values: _print(*values).translate(_JS),
     "urlquery": lambda *values: urllib.parse.quote_plus(_print(*values)),
     "call": lambda *_: None,
     "json": to_json,

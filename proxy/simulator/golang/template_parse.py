@@ -41,7 +41,7 @@ _TOKEN: Final = re.compile(
     |(?P<word>\w+)""",
     re.VERBOSE,
 )
-_Token = tuple[str, str]
+_Token = tuple[str, str, int]  # kind, text, and where it stands
 
 
 def parse_template(text: str) -> Template:
@@ -122,7 +122,7 @@ class _Parser:
             depth += {"open": 1, "close": -1}.get(kind, 0)
             if depth < 0:
                 raise self._error(line, "unexpected right paren")
-            tokens.append((kind, match.group()))
+            tokens.append((kind, match.group(), at))
             at = match.end()
 
     def _lexical(self, at: int, line: int) -> GoError:
@@ -183,12 +183,13 @@ class _Parser:
             if ended_by != "end":
                 raise self._error(self._line, "unexpected EOF")
             self._defined[name] = body
-            return Call(name, self._pipe(item[3:], "block clause")) if word == "block" else None
+            place = tokens[0][2]
+            return Call(name, self._pipe(item[3:], "block clause"), place) if word == "block" else None
         if word == "template":
             name = self._name(tokens)
             rest = item[item.index(tokens[1]) + 1 :]
-            pipe = self._pipe(rest, "template clause") if any(kind != "space" for kind, _ in rest) else None
-            return Call(name, pipe)
+            has_pipe = any(token[0] != "space" for token in rest)
+            return Call(name, self._pipe(rest, "template clause") if has_pipe else None, tokens[1][2])
         return Action(self._pipe(item, "command"))
 
     def _name(self, tokens: list[_Token]) -> str:
@@ -204,7 +205,7 @@ class _Parser:
         self._loops -= kind == "range"
         otherwise: list[Node] | None = None
         if ended_by == "else":
-            if tail and tail[0] in (("word", "if"), ("word", "with")) and kind == tail[0][1]:
+            if tail and tail[0][:2] in (("word", "if"), ("word", "with")) and kind == tail[0][1]:
                 item = self._items[self._at - 1][1]
                 place = next(i for i, token in enumerate(item) if token == tail[0])
                 otherwise = [self._branch(kind, [token for token in item[place + 1 :] if isinstance(token, tuple)])]
@@ -275,50 +276,52 @@ class _Parser:
             cursor.take()
 
     def _operand(self, cursor: _Cursor, context: str) -> Operand:
-        kind, text = cursor.take()
-        names: list[str] = []
-        while kind != "field" and cursor.peek()[0] == "field":
-            names.append(cursor.take()[1][1:])
+        token = cursor.take()
+        kind, text, at = token
+        operand: Operand
         if kind == "field":
-            names.append(text[1:])
-            while cursor.peek()[0] == "field":
-                names.append(cursor.take()[1][1:])
-            if cursor.peek()[0] == "dot":
-                raise self._error(self._line, "unexpected <.> in operand")
-            return Field(names)
-        if kind == "variable":
+            operand = Field([text[1:]], at)
+        elif kind == "variable":
             self._check_variable(text)
-            return Variable([text, *names])
-        operand = self._simple(kind, text, cursor, context)
-        if not names:
-            while cursor.peek()[0] == "field":
-                names.append(cursor.take()[1][1:])
+            operand = Variable([text], at)
+        else:
+            operand = self._simple(token, cursor, context)
+        # As in Go, a chain of fields stands where its second part stands.
+        at = cursor.peek()[2]
+        names: list[str] = []
+        while cursor.peek()[0] == "field":
+            names.append(cursor.take()[1][1:])
         if cursor.peek()[0] == "dot":
             raise self._error(self._line, "unexpected <.> in operand")
-        return Chain(operand, names) if names else operand
+        if not names:
+            return operand
+        if isinstance(operand, Field | Variable):
+            return type(operand)([*operand.names, *names], at)
+        return Chain(operand, names, at)
 
-    def _simple(self, kind: str, text: str, cursor: _Cursor, context: str) -> Operand:
+    def _simple(self, token: _Token, cursor: _Cursor, context: str) -> Operand:
+        kind, text, at = token
         if kind == "dot":
-            return Dot()
+            return Dot(at)
         if kind == "open":
             pipe = self._commands(cursor, "parenthesized pipeline")
             cursor.take()
             return pipe
         if kind == "string":
-            return Constant(_unquote(text))
+            return Constant(_unquote(text), text, at)
         if kind == "char":
-            return Constant(ord(_unquote('"' + text[1:-1] + '"')[:1] or "\0"))
+            return Constant(ord(_unquote('"' + text[1:-1] + '"')[:1] or "\0"), text, at)
         if kind == "number":
-            return Constant(_number(text))
+            return Constant(_number(text), text, at)
         if kind == "word":
             if text in ("true", "false"):
-                return Constant(text == "true")
+                return Constant(text == "true", text, at)
             if text == "nil":
-                return Nil()
+                return Nil(at)
             if text in BUILTINS or text in OLLAMA_FUNCTIONS:
-                return Function(text)
+                return Function(text, at)
             raise self._error(self._line, f'function "{text}" not defined')
-        raise self._error(self._line, f"unexpected {_shown([(kind, text)])} in {context}")
+        raise self._error(self._line, f"unexpected {_shown([token])} in {context}")
 
 
 class _Cursor:
@@ -327,7 +330,7 @@ class _Cursor:
         self._at = 0
 
     def peek(self) -> _Token:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
+        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "", 0)
 
     def take(self) -> _Token:
         token = self.peek()

@@ -19,38 +19,44 @@ class Text:
 
 @dataclass(slots=True)
 class Dot:
-    pass
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Nil:
-    pass
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Field:
     names: list[str]
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Variable:
     names: list[str]  # "$x" and then fields
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Chain:
     node: Operand
     names: list[str]
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Function:
     name: str
+    at: int = 0
 
 
 @dataclass(slots=True)
 class Constant:
     value: str | int | float | bool
+    text: str = ""
+    at: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +88,7 @@ class Branch:
 class Call:
     name: str
     pipe: Pipe | None
+    at: int = 0
 
 
 @dataclass(slots=True)
@@ -93,6 +100,33 @@ Operand = Dot | Nil | Field | Variable | Chain | Function | Constant | Pipe
 Node = Text | Action | Branch | Call | Jump
 
 
+def source_of(node: Operand | Command | Call) -> str:
+    """A node as Go prints it in an error."""
+    if isinstance(node, Field):
+        return "." + ".".join(node.names)
+    if isinstance(node, Variable):
+        return ".".join(node.names)
+    if isinstance(node, Chain):
+        return source_of(node.node) + "".join(f".{name}" for name in node.names)
+    if isinstance(node, Command):
+        return " ".join(f"({source_of(item)})" if isinstance(item, Pipe) else source_of(item) for item in node.args)
+    if isinstance(node, Pipe):
+        shown = " | ".join(source_of(command) for command in node.commands)
+        return f"{', '.join(node.declares)} {'=' if node.assigns else ':='} {shown}" if node.declares else shown
+    if isinstance(node, Call):
+        return f'{{{{template "{node.name}"{" " + source_of(node.pipe) if node.pipe else ""}}}}}'
+    if isinstance(node, Constant):
+        return node.text
+    return node.name if isinstance(node, Function) else "." if isinstance(node, Dot) else "nil"
+
+
+def place_of(node: Operand | Command | Call) -> int:
+    """Where a node stands in the template."""
+    if isinstance(node, Command):
+        return place_of(node.args[0])
+    return place_of(node.commands[0]) if isinstance(node, Pipe) else node.at
+
+
 @dataclass(slots=True)
 class Template:
     """A parsed template: its own nodes and those that it defines."""
@@ -100,6 +134,10 @@ class Template:
     text: str
     nodes: list[Node]
     defined: dict[str, list[Node]] = field(default_factory=dict)
+
+    def has_bare_calls(self) -> bool:
+        """Whether another template is called without a value, which ``Identifiers`` does not understand."""
+        return any(isinstance(node, Call) and node.pipe is None for node in self.nodes)
 
     def names(self) -> set[str]:
         """Every field and variable name, in lower case (``Template.Vars``)."""

@@ -145,6 +145,8 @@ def _shown(model: Model, request: Mapping[str, object], path_of: object) -> dict
     blob = path_of(layer.digest) if layer is not None else ""
     parameters = {**model.parameters, **(options_field(request) or {})}
     info = GoMap(model.weights.info) if model.weights is not None else _remote_info(model)
+    if request["verbose"] and model.weights is not None:
+        info |= model.weights.verbose_info
     answer: dict[str, object] = {
         "license": "\n".join(model.licenses),
         "modelfile": _header(model) + modelfile(model, blob, system, parameters),
