@@ -133,8 +133,7 @@ class Metrics:
     def rewrite(self, rule: int | str, applied: bool) -> None:
         """A decision about rewriting: the number of the generate-to-chat rule, or keep_alive, options."""
         name = f"generate_{rule}" if isinstance(rule, int) else rule
-        action = "applied" if applied else "skipped"
-        self._families.rewrites.labels(one_of(name, labels.REWRITE_RULES), action).inc()
+        self._rewrites[(one_of(name, labels.REWRITE_RULES), applied)].inc()
 
     def overhead(self, phase: str, seconds: float) -> None:
         """Time of our own: ``request`` until the request was sent, ``first_chunk`` for the first token."""
@@ -165,8 +164,7 @@ class Metrics:
 
     def cache_lookup(self, cache: str, hit: bool) -> None:
         """A look-up in what is remembered of ``/api/show`` (show)."""
-        family = self._families.cache_hits if hit else self._families.cache_misses
-        family.labels(one_of(cache, labels.CACHES)).inc()
+        self._lookups[(one_of(cache, labels.CACHES, "show"), hit)].inc()
 
     # --- residency ---
 
@@ -200,8 +198,7 @@ class Metrics:
         self._families.reloads.labels(self.model_label(model), cause).inc()
 
     def reload_avoided(self, model: str, option: str) -> None:
-        option = one_of(option, labels.RUNNER_OPTIONS)
-        self._families.reloads_avoided.labels(self.model_label(model), option).inc()
+        self._series(self.model_label(model)).reload_avoided(one_of(option, labels.RUNNER_OPTIONS)).inc()
 
     def preload(self, model: str, result: str) -> None:
         """A load made by the proxy ended: ok or failed."""
@@ -337,8 +334,6 @@ class Metrics:
         self._endpoints = {endpoint: EndpointSeries(families, endpoint) for endpoint in labels.ENDPOINTS}
         for family, values in (
             (families.queue_size, labels.PRIORITIES),
-            (families.cache_hits, labels.CACHES),
-            (families.cache_misses, labels.CACHES),
             (families.upstream_errors, labels.ERROR_KINDS),
             (families.upstream_retries, labels.RETRY_OUTCOMES),
             (families.connections, labels.CONNECTION_STATES),
@@ -347,9 +342,16 @@ class Metrics:
         ):
             for value in values:
                 family.labels(value)
-        for rule in labels.REWRITE_RULES:
-            for action in labels.REWRITE_ACTIONS:
-                families.rewrites.labels(rule, action)
+        self._lookups = {
+            (cache, hit): (families.cache_hits if hit else families.cache_misses).labels(cache)
+            for cache in labels.CACHES
+            for hit in (True, False)
+        }
+        self._rewrites = {
+            (rule, action == "applied"): families.rewrites.labels(rule, action)
+            for rule in labels.REWRITE_RULES
+            for action in labels.REWRITE_ACTIONS
+        }
         families.build_info.labels(__version__, platform.python_version(), aiohttp.__version__).set(1)
         for label in (*self._labels.configured, OTHER):
             self._series(label).precreate()

@@ -8,9 +8,10 @@ from proxy.observe import labels
 from proxy.observe.timeline import Outcome, Start
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Gauge, Histogram
+    from prometheus_client import Counter, Gauge
 
     from proxy.observe.families import Families
+    from proxy.observe.histogram import Histogram
 
 
 class EndpointSeries:
@@ -29,8 +30,8 @@ class ModelSeries:
     """What every call for one model touches."""
 
     __slots__ = (
-        "_calls", "_families", "_first_token", "_model", "duration", "gap", "load", "load_duration", "other",
-        "per_token", "prompt", "prompt_eval", "proxy", "queue", "tokens_in", "tokens_out",
+        "_avoided", "_calls", "_families", "_first_token", "_model", "duration", "gap", "load", "load_duration",
+        "other", "per_token", "prompt", "prompt_eval", "proxy", "queue", "tokens_in", "tokens_out",
     )  # fmt: skip
 
     def __init__(self, families: Families, model: str) -> None:
@@ -38,6 +39,7 @@ class ModelSeries:
         self._model = model
         self._calls: dict[tuple[str, Outcome], Counter] = {}
         self._first_token: dict[Start, Histogram] = {}
+        self._avoided: dict[str, Counter] = {}
         self.duration = families.call_duration.labels(model)
         self.queue, self.load, self.prompt, self.proxy, self.other = (
             families.ttft_part.labels(model, part) for part in ("queue", "load", "prompt", "proxy", "other")
@@ -62,6 +64,12 @@ class ModelSeries:
             child = self._first_token[start] = self._families.ttft.labels(self._model, start.value)
         return child
 
+    def reload_avoided(self, option: str) -> Counter:
+        child = self._avoided.get(option)
+        if child is None:
+            child = self._avoided[option] = self._families.reloads_avoided.labels(self._model, option)
+        return child
+
     def precreate(self) -> None:
         """Make the children that would otherwise appear with their first event, so that ``rate()`` sees it."""
         families = self._families
@@ -76,5 +84,5 @@ class ModelSeries:
         for cause in labels.RELOAD_CAUSES:
             families.reloads.labels(self._model, cause)
         for option in labels.RUNNER_OPTIONS:
-            families.reloads_avoided.labels(self._model, option)
+            self.reload_avoided(option)
         families.loaded.labels(self._model)

@@ -38,18 +38,21 @@ class Asked:
     streams: bool
 
 
-def understand(route: Route, obj: JsonObject | None) -> Asked | None:
+def understand(route: Route, obj: JsonObject | None, *, is_certain: bool = False) -> Asked | None:
     """Read what matters from a native body.
 
     Args:
         route: A native inference route.
         obj: Its body, ``None`` where it is not a JSON object.
+        is_certain: Ollama is known to take the body's names and values; they are not looked at again.
 
     Returns:
         ``None`` for everything that Ollama would refuse or that it could read in another way than we do: such a
         request is relayed as it came, so that Ollama's own answer is the answer.
     """
-    if obj is None or obj.odd_for(KNOWN_NAMES[route.template]) or not fits(route.template, obj):
+    if obj is None:
+        return None
+    if not is_certain and (obj.odd_for(KNOWN_NAMES[route.template]) or not fits(route.template, obj)):
         return None
     model = obj.given("model")
     if not isinstance(model, str) or not model or is_cloud(model):
