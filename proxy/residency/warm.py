@@ -11,7 +11,6 @@ by then stays in the cache.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,8 +126,7 @@ class Warmer:
     async def aclose(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _warm(self, runner: Runner) -> None:
         first = runner.warmed_at < runner.loaded_at
