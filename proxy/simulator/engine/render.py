@@ -142,7 +142,8 @@ def _tools(tools: Sequence[Mapping[str, object]]) -> JsonList:
 
 
 def _without(mapping: Mapping[str, object], *optional: str) -> dict[str, object]:
-    return {key: value for key, value in mapping.items() if key not in optional or value}
+    """The mapping without those of its optional keys that are nil; Go keeps an `any` of false, 0 or ""."""
+    return {key: value for key, value in mapping.items() if key not in optional or value is not None}
 
 
 def _tool(tool: Mapping[str, object]) -> GoStruct:
@@ -156,7 +157,7 @@ def _tool(tool: Mapping[str, object]) -> GoStruct:
         "type": parameters.get("type", ""),
         "$defs": parameters.get("$defs"),
         "items": parameters.get("items"),
-        "required": parameters.get("required"),
+        "required": parameters.get("required") or None,
         "properties": shown if isinstance(properties, Mapping) else None,
     }
     fields = dict(zip(("Type", "Defs", "Items", "Required", "Properties"), parameters_json.values(), strict=True))

@@ -106,7 +106,7 @@ class Tokenizer:
             return "".join(self._pieces.get(token, f" w{token}") for token in tokens)
         names = {number: text for text, number in self._special.items()}
         out = bytearray()
-        for token in tokens:
+        for token in filter(None, tokens):  # token 0 has no text
             out += bytes([token]) if token < 256 else names.get(token, f" w{token}").encode()
         return out.decode("utf-8", "replace")
 
