@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
 _LARGEST_HELD_BYTES: Final = 256 * 1024
+# Of an error that ends a reply under way; every other one is the upstream's.
+_OUTCOMES: Final = {503: Outcome.REJECTED, 504: Outcome.TIMEOUT}
 
 
 class FrameMapper(Protocol):
@@ -321,7 +323,7 @@ class Delivery:
         timeline = self._timeline
         timeline.incomplete = True
         timeline.error_code = error.code
-        timeline.outcome = Outcome.TIMEOUT if error.status == 504 else Outcome.UPSTREAM_ERROR
+        timeline.outcome = _OUTCOMES.get(error.status, Outcome.UPSTREAM_ERROR)
         if self._is_stream:
             separator = stream_separator(timeline.family, self._reply.tail)
             frame = separator + stream_error(timeline.family, error.message, error.code)

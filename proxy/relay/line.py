@@ -20,7 +20,7 @@ from proxy.relay.reply import ClientConnection, ClientReply
 from proxy.relay.target import Target, parse_target, refuse_loop, refuse_unfit
 from proxy.wire.headers import Field, first, has_token, valid_request_id
 from proxy.wire.routes import Family, Kind, classify
-from proxy.wire.shapes import JSON_TYPE, error_body
+from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,7 +221,11 @@ class Relay:
         timeline.error_code = error.code
         timeline.outcome = _outcome(error)
         if reply.started:
-            reply.fail(b"")
+            frame = b""
+            if timeline.stream:
+                family = call.route.family
+                frame = stream_separator(family, reply.tail) + stream_error(family, error.message, error.code)
+            reply.fail(frame)
             return
         timeline.status = error.status
         body = error_body(call.route.family, error.status, error.message, timeline.request_id)
