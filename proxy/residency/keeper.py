@@ -178,7 +178,7 @@ class Keeper:
         self._runners.on_tended(runner, self._clock())
         if outcome.ok:
             runner.volatile = runner.kept is None and runner.weights not in self._listed
-            if runner.facts is not None and not runner.volatile:
+            if runner.facts is not None and runner.confirmed and not runner.volatile:
                 facts = self._catalogue.cached(runner.facts.name) or runner.facts
                 self.prober.start(runner, facts, runner.current or {})
         elif isinstance(outcome.failure, UpstreamUnreachable):

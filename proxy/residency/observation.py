@@ -33,6 +33,8 @@ _WAR_WINDOW_S: Final = 600.0
 # So many restarts in quick succession are made good at once. A server that takes every load and never shows one would
 # otherwise be sent loads without a pause.
 _FREE_RESTARTS: Final = 5
+# A keep_alive of milliseconds must not become a load every few milliseconds.
+_SHORTEST_LIFE_S: Final = 1.0
 # Expiry as /api/ps tells it is the wall clock of another process, and unloading takes a moment.
 _EXPIRY_SLACK_S: Final = 1.0
 
@@ -226,6 +228,7 @@ class Watch:
             return [Lost(runner, Loss.RESTART)]
         if expired and not (culprit is not None and culprit.by_keeper):
             runner.loss = Loss.EXPIRED
+            runner.retry_at = max(runner.retry_at, runner.loaded_at + _SHORTEST_LIFE_S)
             return [Lost(runner, Loss.EXPIRED)]
         return self._on_pushed_out(runner, culprit, now)
 

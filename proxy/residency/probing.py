@@ -16,7 +16,7 @@ from proxy.errors import PilotlightError
 from proxy.rewrite.probe import probe_bodies, same_render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from proxy.residency.catalogue import Catalogue
     from proxy.residency.runners import Runner
@@ -33,12 +33,16 @@ class Prober:
         ollama: Asked.
         catalogue: Told.
         enabled: ``rewrite.generate_to_chat``.
+        on_done: Called with the runner after each probe that was not given up.
     """
 
-    def __init__(self, ollama: Ollama, catalogue: Catalogue, *, enabled: bool) -> None:
+    def __init__(
+        self, ollama: Ollama, catalogue: Catalogue, *, enabled: bool, on_done: Callable[[Runner], None]
+    ) -> None:
         self._ollama = ollama
         self._catalogue = catalogue
         self._enabled = enabled
+        self._on_done = on_done
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -57,6 +61,13 @@ class Prober:
         task = asyncio.create_task(self._probe(runner, facts, dict(options)), name=f"probe {facts.name}")
         self._tasks[facts.name] = task
         task.add_done_callback(lambda _: self._tasks.pop(facts.name, None))
+
+    def give_way(self, runner: Runner) -> bool:
+        """A client unloads this model. Returns whether a probe was given up for it."""
+        tasks = [task for name, task in self._tasks.items() if name in runner.names]
+        for task in tasks:
+            task.cancel()
+        return bool(tasks)
 
     @property
     def is_busy(self) -> bool:
@@ -82,6 +93,7 @@ class Prober:
             )
         except PilotlightError:
             return
+        self._on_done(runner)
         same = same_render(*rendered)
         self._catalogue.on_probed(facts, same)
         if same:

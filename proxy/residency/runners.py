@@ -101,8 +101,8 @@ class Runner:
         tended_at: When a call of the proxy's own for it last began or ended.
         volatile: It vanishes as soon as it is idle, so loading it ahead of a request is for nothing.
         warmed_at: When its prompt cache was last warmed; -inf after a load.
-        plain: For each name, what a request without runner options comes to, and the current set and shown context
-            that this was worked out from.
+        decided: For each name and the runner options that were asked under it, what this came to, and what it was
+            worked out from.
     """
 
     weights: str
@@ -141,7 +141,7 @@ class Runner:
     quick_losses: int = 0
     retry_at: float = -math.inf
     warmed_at: float = math.inf
-    plain: dict[str, tuple[dict[str, object] | None, int | None, Unified]] = field(default_factory=dict)
+    decided: dict[tuple[object, ...], tuple[tuple[object, ...], Unified]] = field(default_factory=dict)
     vram_told: bool = False
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _MOST_LOADS_WAITED_FOR: Final = 4
 # Requests give up after load_timeout_s, but the load goes on; it is given up when even that was far too short.
 _LOAD_OUTLIVES_WAITERS: Final = 3
+# Of combinations of name and options per runner; a client that never repeats itself gains nothing and fills nothing.
+_MOST_DECIDED: Final = 64
 _NO_OPTIONS: Final[frozenset[str]] = frozenset()
 
 
@@ -126,7 +129,9 @@ class Residency:
         self._warmer = self._keeper.warmer = Warmer(
             ollama, timeout_s=settings.residency.load_timeout_s, on_done=self._on_warmed, clock=clock
         )
-        self._prober = self._keeper.prober = Prober(ollama, catalogue, enabled=settings.rewrite.generate_to_chat)
+        self._prober = self._keeper.prober = Prober(
+            ollama, catalogue, enabled=settings.rewrite.generate_to_chat, on_done=self._on_tended
+        )
 
     def __repr__(self) -> str:
         return f"<Residency {self._keeper!r} {self._loads!r}>"
@@ -288,8 +293,9 @@ class Residency:
     def unloaded(self, facts: ModelFacts) -> None:
         """A client's unload was honoured; a kept model rests until the next request for it."""
         runner = self._runners.of(facts)
-        if self._warmer.give_way(runner):
-            self._runners.on_tended(runner, self._clock())
+        given_up = [self._warmer.give_way(runner), self._prober.give_way(runner)]
+        if any(given_up):
+            self._on_tended(runner)
         self._runners.on_unloaded(runner, self._clock())
         self._keeper.wake()
 
@@ -324,16 +330,19 @@ class Residency:
 
     def _unify(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
         wanted = asked_runner_options(options)
-        if wanted:
-            return self._unify_anew(runner, facts, options)
         if wanted is None:
             return ILL_TYPED
-        # Most requests ask for no runner option, and then nothing but the runner decides.
-        plain = runner.plain.get(facts.name)
-        if plain is None or plain[0] is not runner.current or plain[1] != runner.shown_num_ctx:
-            plain = (runner.current, runner.shown_num_ctx, self._unify_anew(runner, facts, {}))
-            runner.plain[facts.name] = plain
-        return plain[2]
+        # Applications ask for the same options each time, and then nothing but the runner decides.
+        asked = (facts.name, *wanted.items())
+        basis = (facts, runner.current, runner.shown_num_ctx, runner.refused_num_ctx, runner.growths)
+        before = runner.decided.get(asked)
+        if before is not None and all(map(operator.is_, before[0], basis)):
+            return before[1]
+        if len(runner.decided) >= _MOST_DECIDED:
+            runner.decided.clear()
+        unified = self._unify_anew(runner, facts, options)
+        runner.decided[asked] = (basis, unified)
+        return unified
 
     def _unify_anew(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
         return unify(
@@ -399,8 +408,11 @@ class Residency:
         self._watch.on_loaded(flight.runner, now, by_keeper=flight.by_keeper)
 
     def _on_warmed(self, runner: Runner, warmed: Warmed) -> None:
-        self._runners.on_tended(runner, self._clock())
+        self._on_tended(runner)
         self._keeper.on_warmed(runner, warmed)
+
+    def _on_tended(self, runner: Runner) -> None:
+        self._runners.on_tended(runner, self._clock())
 
 
 def _described(runner: Runner, now: float) -> dict[str, Any]:
