@@ -26,6 +26,22 @@ TOOL_TEXT = (
     '[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object","required":["z"],'
     '"properties":{"a":{"type":["string","null"]},"z":{"type":"string","description":"\\u003cx\\u003e"}}}}}]'
 )
+EMPTIES = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "parameters": {
+            "type": "object",
+            "items": False,
+            "required": [],
+            "properties": {"a": {"items": "", "type": []}},
+        },
+    },
+}
+EMPTIES_TEXT = (
+    '[{"type":"function","function":{"name":"f","description":"","parameters":{"type":"object","items":false,'
+    '"properties":{"a":{"items":""}}}}}]'
+)
 USER = {"role": "user", "content": "q"}
 
 
@@ -35,6 +51,7 @@ USER = {"role": "user", "content": "q"}
         ("tiny", [USER, USER], {}, "<|user|>q\n\nq<|eos|><|assistant|>"),
         ("tiny", [{"role": "USER", "content": "x"}], {}, "<|user|>x<|eos|><|assistant|>"),
         ("tools", [USER], {"tools": [TOOL]}, f"<|system|>{TOOL_TEXT}<|eos|><|user|>q<|eos|><|assistant|>"),
+        ("tools", [USER], {"tools": [EMPTIES]}, f"<|system|>{EMPTIES_TEXT}<|eos|><|user|>q<|eos|><|assistant|>"),
         (
             "tools",
             [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"z": 1, "a": "<"}}}]}],
@@ -71,7 +88,7 @@ async def test_chat_renders(model: str, messages: list[Any], more: dict[str, Any
     ("body", "rendered"),
     [
         ({"model": "suffix", "prompt": "a", "suffix": "b"}, "<|system|>a<|user|>b<|assistant|>"),
-        ({"model": "tiny", "prompt": "a", "context": [691, 104, 105]}, "<|user|>hi<|user|>a<|eos|><|assistant|>"),
+        ({"model": "tiny", "prompt": "a", "context": [691, 0, 104, 105]}, "<|user|>hi<|user|>a<|eos|><|assistant|>"),
         ({"model": "tiny", "prompt": "a", "raw": True}, "a"),
         ({"model": "tiny", "prompt": "a", "template": "{{ .System }}|{{ .Prompt }}|{{ .Response }}|tail"}, "|a|"),
         ({"model": "tiny", "prompt": "see [img]", "images": ["aGVsbG8="]}, "<|user|>see [img-0]<|eos|><|assistant|>"),

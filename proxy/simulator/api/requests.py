@@ -101,7 +101,12 @@ class _ToolProperty(Struct):
         value = super().read(reader, node, previous)
         if not isinstance(value, dict):
             return value
-        shown = {name: value[name] for name in self.fields if value.get(name) not in (None, "", [])}
+        empty = (None, "", [])
+        shown = {
+            name: value[name]
+            for name in self.fields
+            if (value.get(name) not in empty or (name == "items" and value.get(name) is not None))
+        }
         kinds = shown.get("type")
         if isinstance(kinds, list) and len(kinds) == 1:
             shown["type"] = kinds[0]
