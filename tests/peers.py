@@ -470,6 +470,18 @@ async def client(address: str, *, limit: int = 2**16) -> AsyncIterator[RawClient
         await opened.close()
 
 
+def unanswering_listener() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener whose queue is full, and the sockets that fill it: a further connect waits until one is accepted."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = []
+    for _ in range(3):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+        waiting.append(sock)
+    return listener, waiting
+
+
 def framed(payload: bytes) -> bytes:
     """One chunk."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)

@@ -6,13 +6,12 @@ R3 wants 50 ms. What is asserted is the order of events, with a deadline ten tim
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy.server.app import Proxy
-from tests.peers import DEADLINE_S, Answering, End, Leave, RawClient, Seen, client, framed, ndjson, until
+from tests.peers import DEADLINE_S, Answering, End, Leave, RawClient, Seen, client, framed, ndjson, unanswering_listener, until
 from tests.stage import (
     MODEL,
     VERSION,
@@ -141,22 +140,10 @@ async def test_a_client_that_leaves_with_the_last_byte_has_left_nothing() -> Non
         assert {row["outcome"] for row in await stage.rows(20)} == {"ok"}
 
 
-def _silent_listener() -> tuple[socket.socket, list[socket.socket]]:
-    """A listener whose queue is full: connecting to it waits."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-    waiting = []
-    for _ in range(3):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        waiting.append(sock)
-    return listener, waiting
-
-
 @pytest.mark.parametrize("how", Leave)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/pull"])
 async def test_a_client_that_leaves_while_the_upstream_is_being_connected_ends_that(path: str, how: Leave) -> None:
-    listener, waiting = _silent_listener()
+    listener, waiting = unanswering_listener()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     proxy = Proxy(make_settings(url, models=[], upstream={"url": url, "connect_timeout_s": 60}))
     try:

@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import PilotlightError, UpstreamUnreachable
 from proxy.upstream.exchange import NoReply, UpstreamRequest
 from proxy.upstream.pool import IDLE_TIMEOUT_S, Pool
-from tests.peers import Answering, ScriptedUpstream, Seen, until, upstream
+from tests.peers import Answering, ScriptedUpstream, Seen, unanswering_listener, until, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -268,20 +268,8 @@ async def test_a_name_that_nobody_has_is_unreachable() -> None:
     assert pool.busy == 0
 
 
-def full_listener() -> tuple[socket.socket, list[socket.socket]]:
-    """A listener whose queue is full: a further connect waits."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-    waiting = []
-    for _ in range(3):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        waiting.append(sock)
-    return listener, waiting
-
-
 async def test_a_connect_without_an_answer_times_out() -> None:
-    listener, waiting = full_listener()
+    listener, waiting = unanswering_listener()
     try:
         pool = Pool(f"http://127.0.0.1:{listener.getsockname()[1]}", connect_timeout_s=0.2)
         with pytest.raises(UpstreamUnreachable, match="no answer to the connect"):
@@ -294,7 +282,7 @@ async def test_a_connect_without_an_answer_times_out() -> None:
 
 
 async def test_a_cancelled_connect_leaves_nothing_behind() -> None:
-    listener, waiting = full_listener()
+    listener, waiting = unanswering_listener()
     try:
         pool = Pool(f"http://127.0.0.1:{listener.getsockname()[1]}", connect_timeout_s=30)
         asking = asyncio.create_task(pool.exchange(REQUEST, Recorder()))
