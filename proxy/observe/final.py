@@ -16,8 +16,7 @@ How replies end (Ollama v0.24.0: server/routes.go, middleware/openai.go, middlew
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -41,8 +40,7 @@ _NUMBER = re.compile(
 _REASON = re.compile(rb'"(?:done_reason|finish_reason|stop_reason)": ?"(\w{1,32})"')
 
 
-@dataclass(frozen=True, slots=True)
-class FinalRecord:
+class FinalRecord(NamedTuple):
     """What the end of a reply tells.
 
     Attributes:

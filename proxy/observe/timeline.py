@@ -225,8 +225,12 @@ def server_timing(t: Timeline) -> str:
     before_s = max(0.0, t.sent - t.received - t.queue_s - t.load_wait_s)
     if t.upstream_head is None:
         return _timing(queue=t.queue_s, load=t.load_wait_s, proxy=before_s)
+    # Every stream's head has this one, and nothing is out yet: so in one piece.
     upstream_s = max(0.0, t.upstream_head - t.sent)
-    return _timing(queue=t.queue_s, load=t.load_wait_s, upstream=upstream_s, proxy=before_s)
+    return (
+        f"queue;dur={t.queue_s * 1000:.3f}, load;dur={t.load_wait_s * 1000:.3f}, "
+        f"upstream;dur={upstream_s * 1000:.3f}, proxy;dur={before_s * 1000:.3f}"
+    )
 
 
 def _timing(**seconds: float) -> str:

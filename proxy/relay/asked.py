@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.rewrite.fields import KNOWN_NAMES, fits
 from proxy.wire.durations import parse_keep_alive
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from proxy.wire.routes import Route
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A request for a model that is understood.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from proxy.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One request to Ollama, and how its reply becomes the answer.
 
     Attributes:

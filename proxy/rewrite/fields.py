@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from proxy.wire.gojson import JsonObject
 
-_TEXTS_OF_A_MESSAGE: Final = ("role", "content", "thinking", "tool_name", "tool_call_id")
+_TEXTS_OF_A_MESSAGE: Final = frozenset(("role", "content", "thinking", "tool_name", "tool_call_id"))
+_LISTS_OF_A_MESSAGE: Final = frozenset(("images", "tool_calls"))
 
 
 def _are_messages(value: object) -> bool:
@@ -23,11 +24,15 @@ def _are_messages(value: object) -> bool:
 
 
 def _is_message(message: Mapping[str, object]) -> bool:
-    texts = (message.get(name) for name in _TEXTS_OF_A_MESSAGE)
-    lists = (message.get(name) for name in ("images", "tool_calls"))
-    return all(text is None or isinstance(text, str) for text in texts) and all(
-        item is None or isinstance(item, list) for item in lists
-    )
+    for name, value in message.items():
+        if value is None:
+            continue
+        if name in _TEXTS_OF_A_MESSAGE:
+            if not isinstance(value, str):
+                return False
+        elif name in _LISTS_OF_A_MESSAGE and not isinstance(value, list):
+            return False
+    return True
 
 
 def _is_list_of_objects(value: object) -> bool:
@@ -77,6 +82,8 @@ def fits(path: str, obj: JsonObject) -> bool:
             over, as Ollama passes them over.
     """
     fields = FIELDS[path]
-    return all(
-        member.value is None or member.name not in fields or fields[member.name](member.value) for member in obj.members
-    )
+    for member in obj.members:
+        takes = fields.get(member.name)
+        if takes is not None and member.value is not None and not takes(member.value):
+            return False
+    return True

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.wire.headers import Field, encode
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 CUT_MESSAGE: Final = "upstream connection lost before completion"
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """A request with its whole body.
 
     Attributes:

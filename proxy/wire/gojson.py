@@ -132,7 +132,9 @@ class JsonObject:
         """
         # ``casefold`` folds more than Go's simple folding ("ß" is "ss"): it may call a body odd that is not, never
         # the other way round.
-        return self.odd or any(name not in known and name.casefold() in known for name in self._last)
+        if self.odd or known.issuperset(self._last):
+            return self.odd
+        return any(name not in known and name.casefold() in known for name in self._last)
 
 
 def read_object(body: bytes) -> JsonObject | None:

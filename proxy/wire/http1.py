@@ -7,8 +7,7 @@ on the same connection (RFC 9112 sections 5, 6.3, 7.1, 11.2). aiohttp's own pars
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from proxy.wire.headers import Field
@@ -29,8 +28,7 @@ class ProtocolError(Exception):
     """The peer did not speak HTTP/1.1 as it must."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
+class ReplyHead(NamedTuple):
     """The head of a final reply.
 
     Attributes:

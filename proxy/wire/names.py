@@ -6,6 +6,7 @@ Source: Ollama 0.24.0, ``types/model/name.go`` (parts, defaults, what is valid),
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -22,6 +23,7 @@ _GO_SPACE: Final = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+_SHORT: Final = 128
 
 
 def canonical(name: str) -> str:
@@ -32,6 +34,11 @@ def canonical(name: str) -> str:
         name that Ollama refuses comes back trimmed and otherwise as it is. A cloud model keeps its suffix, because it
         is another model than the local one of that name.
     """
+    # Longer ones are worked out each time, so that nobody can fill memory with them.
+    return _canonical_short(name) if len(name) <= _SHORT else _canonical(name)
+
+
+def _canonical(name: str) -> str:
     trimmed = name.strip(_GO_SPACE)
     base = trimmed
     colon = trimmed.rfind(":")
@@ -48,6 +55,9 @@ def canonical(name: str) -> str:
     if namespace != _DEFAULT_NAMESPACE:
         return f"{namespace}/{model}:{tag}"
     return f"{model}:{tag}"
+
+
+_canonical_short = functools.lru_cache(maxsize=512)(_canonical)
 
 
 def is_cloud(name: str) -> bool:
