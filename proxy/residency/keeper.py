@@ -18,7 +18,7 @@ import structlog
 from proxy.errors import PilotlightError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from proxy.residency.news import News
 from proxy.residency.plan import Action, Limits, Load, Unload, plan
-from proxy.residency.runners import SETTLED, Runner, State
+from proxy.residency.runner import SETTLED, Runner, State
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:

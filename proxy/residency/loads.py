@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import PilotlightError, ShuttingDown, UpstreamBroken, UpstreamUnreachable
-from proxy.residency.runners import State
+from proxy.residency.runner import State
 from proxy.wire.durations import parse_keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxy.residency.runners import Runner, Runners
+    from proxy.residency.runner import Runner
+    from proxy.residency.runners import Runners
     from proxy.upstream.ollama import LoadReply, Ollama
 
 # A request for the old set may have been sent a moment ago and not have arrived. Were it overtaken by the load that

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from proxy.observe.metrics import Metrics
     from proxy.residency.checklist import Checklist
     from proxy.residency.loads import Flight, Outcome
-    from proxy.residency.runners import Runner
+    from proxy.residency.runner import Runner
     from proxy.residency.warm import Warmed
 
 _log: Any = structlog.get_logger("pilotlight.residency")

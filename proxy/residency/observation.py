@@ -20,7 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.residency.runners import Loss, Runner, State, quick_loss_delay_s
+from proxy.residency.runner import Loss, Runner, State
+from proxy.residency.runners import quick_loss_delay_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.residency.runners import Loss, Runner, State
+from proxy.residency.runner import Loss, Runner, State
 from proxy.wire.durations import parse_keep_alive
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.residency.catalogue import Catalogue
-    from proxy.residency.runners import Runner
+    from proxy.residency.runner import Runner
     from proxy.rewrite.facts import ModelFacts
     from proxy.upstream.ollama import Ollama
 

@@ -1,25 +1,17 @@
-"""What is known about each runner, and how that changes.
+"""All runners, and how what is known about them changes.
 
-One :class:`Runner` per *weights*: Ollama loads one runner per blob, whatever the names that were made from it
-(v0.24.0, server/sched.go, ``schedulerModelKey``). :class:`Runners` is the one owner of them all. Events go in (a load
-began, ended, failed; a request began, ended; an unload; a ``/v1`` call); everyone else reads. There is no I/O and no
-clock in here. What ``/api/ps`` means is ``observation``; what to do about it is ``plan``.
-
-States of a kept model::
-
-    absent -> loading -> resident -> lost -> loading ...
-                 |           |
-                 +-> failed  +-> released -> (the next request for it) -> loading
+:class:`Runners` is their one owner. Events go in (a load began, ended, failed; a request began, ended; an unload; a
+``/v1`` call); everyone else reads. There is no I/O and no clock in here. What ``/api/ps`` means is ``observation``;
+what to do about it is ``plan``.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ConfigError
+from proxy.residency.runner import UNRANKED, Loss, Runner, State
 from proxy.rewrite.options import neutral, runner_options
 from proxy.wire.durations import parse_keep_alive
 from proxy.wire.names import canonical
@@ -28,11 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.rewrite.facts import ModelFacts
-    from proxy.rewrite.options import Unified
     from proxy.settings import KeptModel, Settings
-
-UNRANKED: Final = 1_000_000
-"""Importance of models that are not kept: behind all that are."""
 
 # Ollama's models are as many as it has stored; each change of one adds another.
 _MOST_DIGESTS: Final = 1_000
@@ -44,140 +32,6 @@ _LONGEST_BACKOFF_S: Final = 300.0
 _OVERTAKEN_S: Final = 2.0
 # A runner that is gone this soon after its load, for no reason that is known, is being fought over.
 _QUICK_LOSS_S: Final = 60.0
-
-
-class State(enum.StrEnum):
-    """Where a model stands; the names that ``/models`` shows."""
-
-    ABSENT = "absent"
-    LOADING = "loading"
-    RESIDENT = "resident"
-    LOST = "lost"
-    FAILED = "failed"
-    RELEASED = "released"
-
-
-class Loss(enum.StrEnum):
-    """Why a resident model is lost."""
-
-    NONE = ""
-    EXPIRED = "expired"
-    RESTART = "restart"
-    EVICTED = "evicted"
-    DISPLACED = "displaced"
-    DRIFTED = "drifted"
-
-
-SETTLED: Final = frozenset({State.RESIDENT, State.FAILED, State.RELEASED})
-
-
-@dataclass(slots=True, eq=False)
-class Runner:
-    """What is known about the one runner of some weights. Times are seconds on the monotonic clock.
-
-    Attributes:
-        weights: What it is loaded from; ``name:...`` for a kept model that Ollama has not described yet.
-        facts: Of the name that it is loaded by; ``None`` until Ollama has described it.
-        names: Canonical names that have these weights, as far as they were met.
-        kept: The settings of its most important kept name.
-        rank: That name's place in the settings; 0 is the most important.
-        configured: Runner options that the operator set.
-        current: The runner options that every request carries; ``None`` until the first load decides.
-        confirmed: Our last load of ``current`` succeeded, and nothing since makes that doubtful.
-        expires_at: When Ollama will unload it, as ``/api/ps`` or the end of a request told last.
-        keep_alive_s: The last ``keep_alive`` that Ollama was sent for it; ``None`` where it was sent none.
-        shown_num_ctx: ``context_length`` in ``/api/ps`` after our own load.
-        refused_num_ctx: A growth to this or more did not fit.
-        growths: How often ``num_ctx`` grew.
-        undo: The set before a growth that has not been judged yet.
-        in_flight: Requests that were sent and have not ended.
-        waiting: Requests that wait for its load.
-        used_at: When a request last began or ended.
-        strayed_at: When another set of options was last known or suspected on it (a ``/v1`` call, or seen).
-        present: ``/api/ps`` showed it.
-        displaced_by: Weights that took its place.
-        unfit_beside: Name of the more important model that it does not fit beside.
-        to_unload: It is loaded though it should not be: it lost a war, or was loaded by us while a client unloaded it.
-        tended_at: When a call of the proxy's own for it last began or ended.
-        volatile: It vanishes as soon as it is idle, so loading it ahead of a request is for nothing.
-        warmed_at: When its prompt cache was last warmed; -inf after a load.
-        decided: For each name and the runner options that were asked under it, what this came to, and what it was
-            worked out from.
-    """
-
-    weights: str
-    facts: ModelFacts | None = None
-    names: set[str] = field(default_factory=set)
-    kept: KeptModel | None = None
-    rank: int = UNRANKED
-    configured: dict[str, object] = field(default_factory=dict)
-    current: dict[str, object] | None = None
-    state: State = State.ABSENT
-    reason: str = ""
-    loss: Loss = Loss.NONE
-    confirmed: bool = False
-    expires_at: float = -math.inf
-    keep_alive_s: float | None = None
-    shown_num_ctx: int | None = None
-    size_bytes: int = 0
-    vram_bytes: int = 0
-    refused_num_ctx: int | None = None
-    growths: int = 0
-    undo: dict[str, object] | None = None
-    in_flight: int = 0
-    waiting: int = 0
-    used_at: float = -math.inf
-    strayed_at: float | None = None
-    stray_told: bool = False
-    present: bool = False
-    seen_at: float = -math.inf
-    loaded_at: float = -math.inf
-    displaced_by: str = ""
-    unfit_beside: str = ""
-    to_unload: bool = False
-    tended_at: float = -math.inf
-    volatile: bool = False
-    failures: int = 0
-    quick_losses: int = 0
-    retry_at: float = -math.inf
-    warmed_at: float = math.inf
-    decided: dict[tuple[object, ...], tuple[tuple[object, ...], Unified]] = field(default_factory=dict)
-    vram_told: bool = False
-
-    def __repr__(self) -> str:
-        return f"<Runner {self.name} {self.state}{' ' + self.loss if self.loss else ''} {self.current}>"
-
-    @property
-    def name(self) -> str:
-        """The name that it is loaded and shown by."""
-        if self.kept is not None:
-            return canonical(self.kept.name)
-        return self.facts.name if self.facts is not None else self.weights
-
-    @property
-    def busy(self) -> bool:
-        return self.in_flight > 0 or self.waiting > 0
-
-    @property
-    def max_num_ctx(self) -> int | None:
-        if self.kept is not None and self.kept.max_num_ctx is not None:
-            return self.kept.max_num_ctx
-        return self.facts.trained_num_ctx if self.facts is not None else None
-
-    @property
-    def num_ctx(self) -> int | None:
-        """The context that it has, as far as is known."""
-        value = (self.current or {}).get("num_ctx")
-        return value if isinstance(value, int) else self.shown_num_ctx
-
-    @property
-    def own(self) -> dict[str, object]:
-        """Runner options of the Modelfile of the name that it is loaded by."""
-        return runner_options(self.facts.parameters) if self.facts is not None else {}
-
-    def is_known(self, now: float) -> bool:
-        """Whether a request with the current set is certain to find it loaded."""
-        return self.confirmed and (self.expires_at > now or self.in_flight > 0)
 
 
 class Runners:

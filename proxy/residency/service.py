@@ -13,7 +13,8 @@ from proxy.residency.keeper import Keeper
 from proxy.residency.loads import REAL_LOAD_S, Flight, Loads, Outcome
 from proxy.residency.observation import Watch
 from proxy.residency.probing import Prober
-from proxy.residency.runners import Runner, Runners, State
+from proxy.residency.runner import Runner, State
+from proxy.residency.runners import Runners
 from proxy.residency.warm import Warmed, Warmer
 from proxy.rewrite.keepalive import decide
 from proxy.rewrite.options import (
@@ -229,45 +230,29 @@ class Residency:
         if runner.state is State.RELEASED:
             self._runners.on_wanted(runner)
         options = {member.name: member.value for member in asked.members} if asked is not None else {}
-        waited_s = 0.0
-        cold = False
-        for _ in range(_MOST_LOADS_WAITED_FOR):
-            unified = self._unify(runner, facts, options)
-            if unified.ill_typed:
-                return _UNTOUCHED
-            if v1 and not neutral(unified.target, runner_options(facts.parameters)):
-                # The call will load the model its own way, whatever we do first.
-                return Prepared(kept=runner.kept is not None)
-            self._settle(runner, unified)
-            if runner.is_known(self._clock()) or runner.volatile:
-                break
-            outcome, seconds = await self._await_load(runner, unified, client)
-            waited_s += seconds
-            cold = cold or outcome.real
-            if not outcome.ok or outcome.options == runner.current:
-                # A 4xx is answered by the request itself.
-                unified = self._unify(runner, facts, options) if outcome.ok else unified
-                break
+        unified = self._unify(runner, facts, options)
+        if unified.ill_typed:
+            return _UNTOUCHED
+        kept = runner.kept
+        if v1 and not neutral(unified.target, runner_options(facts.parameters)):
+            # The call will load the model its own way, whatever we do first.
+            return Prepared(kept=kept is not None)
+        self._settle(runner, unified)
+        waited_s, cold = 0.0, False
+        if not runner.is_known(self._clock()) and not runner.volatile:
+            unified, waited_s, cold = await self._see_loaded(runner, facts, options, client)
         if v1:
-            return Prepared(waited_s=waited_s, cold=cold, kept=runner.kept is not None)
+            return Prepared(waited_s=waited_s, cold=cold, kept=kept is not None)
         for option in unified.avoided:
             self._metrics.reload_avoided(facts.name, option)
         if facts.same_render is None and not runner.volatile:
             self._prober.start(runner, facts, self._unify(runner, facts, {}).set)
         value = self._keep_alive(runner, client)
-        if runner.kept is None and (value is not None or client_s is not None):
+        if kept is None and (value is not None or client_s is not None):
             runner.keep_alive_s = parse_keep_alive(value) if value is not None else client_s
-        kept = runner.kept
-        return Prepared(
-            unified.set,
-            unified.remove,
-            value,
-            header_value(unified) if unified.overridden else "",
-            waited_s,
-            cold,
-            kept.long_prompts if kept is not None else "cut",
-            kept is not None,
-        )
+        told = header_value(unified) if unified.overridden else ""
+        long_prompts = kept.long_prompts if kept is not None else "cut"
+        return Prepared(unified.set, unified.remove, value, told, waited_s, cold, long_prompts, kept is not None)
 
     def started(self, facts: ModelFacts) -> None:
         """A prepared request is being sent. To be followed by :meth:`finished`, whatever happens."""
@@ -321,7 +306,7 @@ class Residency:
             return False
         self._runners.on_growth(runner, {**(runner.current or {}), "num_ctx": want})
         for _ in range(_MOST_LOADS_WAITED_FOR):
-            outcome, _ = await self._await_load(runner, None, None)
+            outcome, _ = await self._await_load(runner, None)
             if not outcome.ok or outcome.options == runner.current:
                 break
         return (runner.num_ctx or 0) > have
@@ -370,9 +355,29 @@ class Residency:
         expires_in_s = runner.expires_at - self._clock() if runner.confirmed else None
         return decide(client, kept, self._settings.defaults.keep_alive, self._keep_alive_policy, expires_in_s)
 
-    async def _await_load(
-        self, runner: Runner, unified: Unified | None, client: object | None
-    ) -> tuple[Outcome, float]:
+    async def _see_loaded(
+        self, runner: Runner, facts: ModelFacts, options: Mapping[str, object], client: object | None
+    ) -> tuple[Unified, float, bool]:
+        """Wait until the model is loaded with the set that this request and all others carry.
+
+        Others may change that set while this one waits, which is why it is decided again after each load.
+
+        Returns:
+            What the request's options come to now, the seconds waited, and whether a load was a real one.
+        """
+        waited_s, cold = 0.0, False
+        for _ in range(_MOST_LOADS_WAITED_FOR):
+            outcome, seconds = await self._await_load(runner, client)
+            waited_s += seconds
+            cold = cold or outcome.real
+            unified = self._unify(runner, facts, options)
+            # A 4xx is answered by the request itself.
+            if not outcome.ok or (outcome.options == runner.current == unified.target):
+                break
+            self._settle(runner, unified)
+        return unified, waited_s, cold
+
+    async def _await_load(self, runner: Runner, client: object | None) -> tuple[Outcome, float]:
         """Start or join the load of a runner, and wait for it.
 
         Returns:

@@ -19,7 +19,7 @@ from proxy.errors import PilotlightError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from proxy.residency.runners import Runner
+    from proxy.residency.runner import Runner
     from proxy.settings import WarmEntry
     from proxy.upstream.ollama import Ollama
 

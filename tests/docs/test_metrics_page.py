@@ -19,7 +19,7 @@ from proxy.observe.row import describe
 from proxy.observe.stats import Stats
 from proxy.observe.timeline import Outcome, Phase, Start, Timeline
 from proxy.residency.catalogue import Catalogue
-from proxy.residency.runners import State
+from proxy.residency.runner import State
 from proxy.residency.service import Residency
 from proxy.server.admin import PAGES, build_admin
 from proxy.settings import KeptModel, Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from proxy.residency.runners import Loss, State
+from proxy.residency.runner import Loss, State
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "residency.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from proxy.residency.observation import Drifted, Lost, WarLost, Watch
 from proxy.residency.plan import Limits, Load, Unload, plan
-from proxy.residency.runners import Loss, Runner, Runners, State
+from proxy.residency.runner import Loss, Runner, State
+from proxy.residency.runners import Runners
 from proxy.rewrite.facts import ModelFacts
 from proxy.settings import Settings
 from proxy.upstream.ollama import RunningModel

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.residency.plan import Action, Limits, Load, Unload, Warm, plan
-from proxy.residency.runners import Loss, Runner, State
+from proxy.residency.runner import Loss, Runner, State
 from proxy.rewrite.facts import ModelFacts
 from proxy.settings import KeptModel
 
@@ -225,9 +225,7 @@ def test_the_plan_never_touches_a_model_in_use(runners: list[Runner], conflicts:
 
 
 @given(st.lists(STATES, max_size=6, unique_by=lambda runner: runner.weights), st.booleans(), st.booleans())
-def test_the_plan_takes_room_for_one_model_at_most(
-    runners: list[Runner], conflicts: bool, is_loading: bool
-) -> None:
+def test_the_plan_takes_room_for_one_model_at_most(runners: list[Runner], conflicts: bool, is_loading: bool) -> None:
     actions = decide(*runners, conflicts=conflicts, is_loading=is_loading)
     takes_room = [a for a in actions if isinstance(a, Load) and a.runner.state is not State.RESIDENT]
     assert len(takes_room) <= (0 if is_loading else 1)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxy.residency.runners import Loss, Runner, Runners, State, quick_loss_delay_s
+from proxy.residency.runner import Loss, Runner, State
+from proxy.residency.runners import Runners, quick_loss_delay_s
 from proxy.rewrite.facts import ModelFacts
 from proxy.settings import Settings
 

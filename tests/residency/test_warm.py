@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
 
-from proxy.residency.runners import Runner
+from proxy.residency.runner import Runner
 from proxy.residency.warm import prompt_body, token_body
 from proxy.rewrite.facts import ModelFacts
 from proxy.settings import KeptModel
