@@ -231,6 +231,8 @@ def _has_body(fields: list[Field]) -> bool:
 
 def via_value(fields: list[Field], own: str) -> str:
     """The ``Via`` of a request that goes on: what stood there, and we (RFC 9110 section 7.6.3)."""
+    if first(fields, b"via") is None:
+        return own
     earlier = [value.decode("latin-1") for name, value in fields if name.lower() == b"via"]
     return ", ".join([*earlier, own])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.errors import BadRequest, MethodNotAllowed, MisdirectedLoop, NotImplementedHere, VersionNotSupported
+from proxy.wire.headers import first
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,5 +77,6 @@ def refuse_loop(fields: Sequence[Field], own_name: bytes) -> None:
     Raises:
         MisdirectedLoop: Our name stands in ``Via`` (RFC 9110 section 7.6.3).
     """
-    if any(name.lower() == b"via" and own_name in value for name, value in fields):
+    earlier = first(fields, b"via")
+    if earlier is not None and any(name.lower() == b"via" and own_name in value for name, value in fields):
         raise MisdirectedLoop("this request has already been through this proxy: upstream.url points back at it")
