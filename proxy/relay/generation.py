@@ -187,7 +187,6 @@ class Generation:
             facts,
             asked.options,
             keep_alive=asked.keep_alive,
-            embedding=call.route.kind is Kind.EMBED,
             v1=False,
         )
         if prepared.cold:

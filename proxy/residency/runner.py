@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.rewrite.options import runner_options
 from proxy.wire.names import canonical
@@ -161,3 +161,25 @@ class Runner:
     def is_known(self, now: float) -> bool:
         """Whether a request with the current set is certain to find it loaded."""
         return self.confirmed and (self.expires_at > now or self.in_flight > 0)
+
+    def described(self, now: float) -> dict[str, Any]:
+        """One row of ``/models``."""
+        expires_in_s = self.expires_at - now if self.present else None
+        forever = expires_in_s is not None and expires_in_s > 10 * 365 * 86_400
+        return {
+            "name": self.name,
+            "names": sorted(self.names),
+            "weights": self.weights,
+            "kept": self.kept is not None,
+            "state": self.state.value,
+            "reason": self.reason,
+            "loss": self.loss.value,
+            "options": self.current or {},
+            "num_ctx": self.shown_num_ctx or self.num_ctx,
+            "size_bytes": self.size_bytes,
+            "vram_bytes": self.vram_bytes,
+            "expires_in_s": None if expires_in_s is None or forever else round(expires_in_s, 1),
+            "pinned": forever,
+            "in_flight": self.in_flight,
+            "waiting": self.waiting,
+        }

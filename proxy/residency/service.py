@@ -189,7 +189,7 @@ class Residency:
         """All runners that are of interest, kept ones first, for ``/models``."""
         now = self._clock()
         others = [runner for runner in self._runners if runner.kept is None and (runner.present or runner.busy)]
-        return [_described(runner, now) for runner in [*self._runners.kept(), *others]]
+        return [runner.described(now) for runner in [*self._runners.kept(), *others]]
 
     # --- one request ---
 
@@ -199,7 +199,6 @@ class Residency:
         asked: JsonObject | None,
         *,
         keep_alive: object = None,
-        embedding: bool = False,
         v1: bool = False,
     ) -> Prepared:
         """Decide what a request is sent with, and see that its model is loaded so.
@@ -210,7 +209,6 @@ class Residency:
             facts: About its model.
             asked: Its ``options``; ``None`` where it has none.
             keep_alive: Its ``keep_alive`` as JSON has it; ``None`` or ``MISSING`` where it has none.
-            embedding: It asks for embeddings.
             v1: It comes by a route that can carry neither options nor ``keep_alive``.
 
         Raises:
@@ -418,26 +416,3 @@ class Residency:
 
     def _on_tended(self, runner: Runner) -> None:
         self._runners.on_tended(runner, self._clock())
-
-
-def _described(runner: Runner, now: float) -> dict[str, Any]:
-    """One row of ``/models``."""
-    expires_in_s = runner.expires_at - now if runner.present else None
-    forever = expires_in_s is not None and expires_in_s > 10 * 365 * 86_400
-    return {
-        "name": runner.name,
-        "names": sorted(runner.names),
-        "weights": runner.weights,
-        "kept": runner.kept is not None,
-        "state": runner.state.value,
-        "reason": runner.reason,
-        "loss": runner.loss.value,
-        "options": runner.current or {},
-        "num_ctx": runner.shown_num_ctx or runner.num_ctx,
-        "size_bytes": runner.size_bytes,
-        "vram_bytes": runner.vram_bytes,
-        "expires_in_s": None if expires_in_s is None or forever else round(expires_in_s, 1),
-        "pinned": forever,
-        "in_flight": runner.in_flight,
-        "waiting": runner.waiting,
-    }
