@@ -101,7 +101,7 @@ class _ToolProperty(Struct):
         value = super().read(reader, node, previous)
         if not isinstance(value, dict):
             return value
-        empty = (None, "", [])
+        empty: tuple[object, ...] = (None, "", [])
         shown = {
             name: value[name]
             for name in self.fields
