@@ -106,7 +106,9 @@ class Proxy:
             on_loop=self._on_loop,
             clock=clock,
         )
-        self._listener = Listener(self.relay, on_error=self._on_error, clock=clock)
+        self._listener = Listener(
+            self.relay, on_error=self._on_error, write_stall_s=settings.relay.write_stall_s, clock=clock
+        )
         self._server: asyncio.Server | None = None
         self._admin: web.AppRunner | None = None
 

@@ -6,6 +6,7 @@ adds headers of its own. Replies are written by ``relay.reply``; aiohttp is only
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -33,6 +34,8 @@ READ_BUFFER_BYTES: Final = 64 * 1024
 # Reading on after an early answer, so that the client sees it before the connection resets.
 LINGERING_S: Final = 2.0
 BACKLOG: Final = 2048
+# A call that is served watches its client itself and notes when it gives up; this is for what a finished one left.
+_CALLS_OWN_LIMIT_S: Final = 1.0
 
 
 class WrittenReply(web.StreamResponse):
@@ -61,7 +64,7 @@ class Connection(RequestHandler):
         head_received: When the first byte of the request that is served, or of the next one, arrived.
     """
 
-    __slots__ = ("clock", "head_received", "on_error", "on_writable", "serving")
+    __slots__ = ("_stall_timer", "clock", "head_received", "on_error", "on_writable", "serving", "write_stall_s")
 
     def __init__(
         self,
@@ -69,9 +72,12 @@ class Connection(RequestHandler):
         *,
         clock: Callable[[], float],
         on_error: Callable[[str, BaseException | None], None],
+        write_stall_s: float,
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
+        self.write_stall_s = write_stall_s
+        self._stall_timer: asyncio.TimerHandle | None = None
         self.clock = clock
         self.on_error = on_error
         self.on_writable: Callable[[bool], None] | None = None
@@ -97,13 +103,30 @@ class Connection(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        if self.write_stall_s:
+            self._stall_timer = self._loop.call_later(self.write_stall_s + _CALLS_OWN_LIMIT_S, self._give_up)
         if self.on_writable is not None:
             self.on_writable(False)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._stop_stall_timer()
         if self.on_writable is not None:
             self.on_writable(True)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_stall_timer()
+        super().connection_lost(exc)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _give_up(self) -> None:
+        self._stall_timer = None
+        if self.transport is not None:
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -146,6 +169,7 @@ class Listener(web.Server):
     Args:
         relay: Serves the requests.
         on_error: Told of malformed requests and of errors that nobody caught.
+        write_stall_s: Longest time for which a client's full buffer stays full; 0 for no limit.
         clock: Monotonic seconds.
     """
 
@@ -154,6 +178,7 @@ class Listener(web.Server):
         relay: Relay,
         *,
         on_error: Callable[[str, BaseException | None], None],
+        write_stall_s: float = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -168,13 +193,21 @@ class Listener(web.Server):
         )
         self._relay = relay
         self._on_error = on_error
+        self._write_stall_s = write_stall_s
         self._clock = clock
         self._is_stopping = False
         # They hold nothing, so one of each does.
         self._kept, self._ended = WrittenReply(keep_alive=True), WrittenReply(keep_alive=False)
 
     def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, clock=self._clock, on_error=self._on_error, **self._kwargs)
+        return Connection(
+            self,
+            loop=self._loop,
+            clock=self._clock,
+            on_error=self._on_error,
+            write_stall_s=self._write_stall_s,
+            **self._kwargs,
+        )
 
     def close_idle(self) -> None:
         """Close connections on which nothing is being served, and keep no others afterwards."""

@@ -276,6 +276,13 @@ async def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
                 assert b"Traceback" not in running.out
 
 
+async def test_without_the_c_parser_it_does_not_start() -> None:
+    async with program("http://127.0.0.1:1", model=False, AIOHTTP_NO_EXTENSIONS="1") as running:
+        assert await running.code() == 1
+        assert b"C parser" in running.error
+        assert running.error.count(b"\n") == 1
+
+
 async def test_settings_that_make_it_its_own_upstream_are_exit_code_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
