@@ -48,7 +48,18 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 
 # Decisions: plain functions of their arguments, so they neither wait nor ask what time it is.
-PURE = ("wire", "rewrite", "settings", "errors", "residency.plan", "observe.timeline", "observe.stats")
+PURE = (
+    "wire",
+    "rewrite",
+    "settings",
+    "errors",
+    "residency.observation",
+    "residency.plan",
+    "residency.runner",
+    "residency.runners",
+    "observe.timeline",
+    "observe.stats",
+)
 IMPURE_IMPORTS = {"asyncio", "aiohttp", "logging", "random", "socket", "subprocess", "threading", "time", "uvloop"}
 
 # The error boundary: the one home of `except Exception`.
