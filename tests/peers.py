@@ -499,8 +499,15 @@ def joined(frames: Iterable[dict[str, Any]]) -> bytes:
 async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
     """Wait for something that nothing announces."""
     async with asyncio.timeout(deadline_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - as said
             await asyncio.sleep(0.001)
+
+
+async def until_answered(question: Callable[[], Awaitable[bool]], deadline_s: float = DEADLINE_S) -> None:
+    """The same for what has to be asked for: until the answer is yes."""
+    async with asyncio.timeout(deadline_s):
+        while not await question():  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.01)
 
 
 def _fields(head: bytes) -> list[tuple[str, str]]:

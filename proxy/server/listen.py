@@ -6,7 +6,6 @@ adds headers of its own. Replies are written by ``relay.reply``; aiohttp is only
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -21,6 +20,7 @@ from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aiohttp.abc import AbstractStreamWriter

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.server.app import Proxy
-from tests.peers import DEADLINE_S, Answering, End, Leave, RawClient, Seen, client, framed, ndjson, unanswering_listener, until
+from tests.peers import (
+    DEADLINE_S,
+    Answering,
+    End,
+    Leave,
+    RawClient,
+    Seen,
+    client,
+    framed,
+    ndjson,
+    unanswering_listener,
+    until,
+)
 from tests.stage import (
     MODEL,
     VERSION,

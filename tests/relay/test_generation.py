@@ -53,9 +53,7 @@ async def test_a_body_of_the_limit_passes_and_one_more_byte_is_413(path: str) ->
 
 async def test_a_body_that_is_too_large_is_not_invited_and_not_read() -> None:
     async with staged(refuse, edge={"max_body": LIMIT}) as stage, stage.client() as client:
-        client.send(
-            b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
-        )
+        client.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
         status, fields = await client.head()
         assert status == 413
         assert ("Connection", "close") in fields
@@ -142,7 +140,9 @@ async def test_a_chunked_body_goes_on_with_its_length() -> None:
 
 async def test_only_the_keep_alive_of_a_kept_model_is_changed_in_an_ordinary_request() -> None:
     async with staged(stream) as stage, stage.client() as client:
-        client.post("/api/chat", b'{ "model":"tiny" ,"messages":[{"role":"user","content":"\\u003c"}],"keep_alive":"1s"}')
+        client.post(
+            "/api/chat", b'{ "model":"tiny" ,"messages":[{"role":"user","content":"\\u003c"}],"keep_alive":"1s"}'
+        )
         await client.answer()
         assert stage.calls[0].body == (
             b'{ "model":"tiny" ,"messages":[{"role":"user","content":"\\u003c"}],"keep_alive":-1}'

@@ -182,7 +182,9 @@ async def test_a_limit_that_passes_while_connecting_writes_one_answer() -> None:
     """The exchange that comes into being afterwards must not begin a second one."""
     listener, waiting = unanswering_listener()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    settings = make_settings(url, models=[], relay={"idle_timeout_s": 0.1}, upstream={"url": url, "connect_timeout_s": 9})
+    settings = make_settings(
+        url, models=[], relay={"idle_timeout_s": 0.1}, upstream={"url": url, "connect_timeout_s": 9}
+    )
     proxy = Proxy(settings)
     served = None
     try:

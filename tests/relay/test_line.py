@@ -140,7 +140,14 @@ async def test_another_proxys_via_is_continued() -> None:
 
 
 def _hostile_targets(port: int) -> list[bytes]:
-    spots = [f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", f"127.1:{port}", f"0:{port}", f"2130706433:{port}"]
+    spots = [
+        f"127.0.0.1:{port}",
+        f"localhost:{port}",
+        f"[::1]:{port}",
+        f"127.1:{port}",
+        f"0:{port}",
+        f"2130706433:{port}",
+    ]
     shapes = [
         "http://{}/",
         "https://{}/x",

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from typing import TYPE_CHECKING
+import itertools
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.peers import DEADLINE_S, Answering, End, RawClient, Seen, framed, until
+from tests.peers import Answering, End, RawClient, Seen, framed
 from tests.stage import answer_own_call, chat, staged
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 # The last one by aiohttp, for its own hop.
 ADDED_UPSTREAM = {"x-request-id", "via", "connection"}
@@ -87,7 +84,7 @@ TARGETS = [
     "/../x",
     "/./x",
     "/a;b:c@d!$&'()*+,=~",
-    "/[x]{y}|z^`\"<>\\",
+    '/[x]{y}|z^`"<>\\',
     "/x%0d%0aX:1",
     "/x%00",
     "/?",
@@ -185,7 +182,7 @@ async def test_hop_by_hop_fields_are_dropped_both_ways() -> None:
 async def test_fields_of_a_reply_arrive_in_order_with_case_and_repetitions() -> None:
     fields = (
         b"content-TYPE: text/x\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX: 1\r\nx: 2\r\nDate: yesterday\r\n"
-        b"Access-Control-Allow-Origin: *\r\nETag: W/\"1\"\r\nContent-Length: 0\r\n"
+        b'Access-Control-Allow-Origin: *\r\nETag: W/"1"\r\nContent-Length: 0\r\n'
     )
 
     async def script(seen: Seen, reply: Answering) -> None:
@@ -288,10 +285,14 @@ async def test_interim_replies_are_dropped() -> None:
 
 # --- Hypothesis: nothing that can be sent is changed (R11)
 
-_TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=12)
+_TOKEN = st.text(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=12
+)
 _VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FFF, exclude_characters="\x7f"), max_size=30)
 _PATH = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=40)
-_QUERY = st.none() | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), min_size=1, max_size=40)
+_QUERY = st.none() | st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), min_size=1, max_size=40
+)
 _RESERVED = {
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "via", "host",
     "proxy-authenticate", "proxy-authorization", "content-length", "expect", "x-request-id", "content-encoding",
@@ -320,7 +321,7 @@ class Case:
         if not self.chunked:
             return b"Content-Length: %d\r\n" % len(self.body), self.body
         edges = sorted({0, len(self.body), *(cut % (len(self.body) + 1) for cut in self.cuts)})
-        pieces = [self.body[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+        pieces = [self.body[start:end] for start, end in itertools.pairwise(edges)]
         return b"Transfer-Encoding: chunked\r\n", b"".join(map(framed, pieces)) + b"0\r\n\r\n"
 
 
@@ -358,9 +359,7 @@ def test_arbitrary_requests_and_replies_arrive_unchanged() -> None:
             expected = [(name, value.encode().decode("latin-1")) for name, value in answered.fields]
             assert [f for f in answer.fields if f[0].lower() not in ours] == expected
 
-        @settings(
-            max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-        )
+        @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
         @given(st.sampled_from(["POST", "PUT", "DELETE"]), _PATH, _QUERY, _CASES, _CASES, st.booleans(), st.booleans())
         def example(
             method: str, path: str, query: str | None, request: Case, answered: Case, cut: bool, is_call: bool
@@ -403,7 +402,7 @@ async def test_only_what_changes_nothing_is_sent_again(method: str, path: str, m
             await plain(seen, reply)
 
     async with staged(script) as stage, stage.client() as client:
-        for dying in (False, True):  # noqa: B007 - the script reads it
+        for dying in (False, True):
             client.post(path, b"{}" if method != "GET" and method != "HEAD" else b"", method=method)
             answer = await client.answer(is_head=method == "HEAD")
             assert answer.status == (502 if dying else 200)
@@ -428,149 +427,6 @@ async def test_a_get_on_a_connection_that_ollama_has_closed_succeeds() -> None:
         assert count == 3
 
 
-# --- uploads
-
-SIZE = 8 * 2**20
-
-
-def upload(client: RawClient, size: int = SIZE, *more: str) -> None:
-    lines = ["POST /api/blobs/sha256:00 HTTP/1.1", "Host: x", f"Content-Length: {size}", *more, "", ""]
-    client.send("\r\n".join(lines).encode())
-
-
-async def send_all(client: RawClient, size: int) -> None:
-    piece = b"\x00" * 65536
-    while size > 0:
-        client.send(piece[:size])
-        size -= len(piece)
-        await client.writer.drain()
-
-
-async def test_an_upload_is_streamed_not_collected() -> None:
-    half = asyncio.Event()
-
-    async def script(seen: Seen, reply: Answering) -> None:
-        await until(lambda: seen.body_bytes > 2**20)
-        half.set()
-        await seen.whole.wait()
-        reply.whole(b"", 201)
-
-    async with staged(script) as stage, stage.client() as client:
-        stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
-        upload(client)
-        await send_all(client, 2**21)
-        # The rest is sent only once the upstream has some of the beginning.
-        await asyncio.wait_for(half.wait(), DEADLINE_S)
-        await send_all(client, SIZE - 2**21)
-        assert (await client.answer()).status == 201
-        assert stage.calls[-1].body_bytes == SIZE
-        assert stage.calls[-1].header("content-length") == str(SIZE)
-        assert stage.calls[-1].header("transfer-encoding") is None
-
-
-async def test_an_early_answer_reaches_the_client_and_ends_the_upload() -> None:
-    """Ollama answers 200 at once when it has the blob, and never reads the body (server/routes.go)."""
-
-    async def script(seen: Seen, reply: Answering) -> None:
-        # As Go does it: the answer, the end of the stream, and half a second later the end of the connection.
-        reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        reply.transport.pause_reading()
-        await asyncio.sleep(0.5)
-        reply.fin()
-
-    async with staged(script) as stage:
-        stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
-        for _ in range(3):
-            async with stage.client() as client:
-                upload(client, 2**30)
-                sending = asyncio.create_task(_ignoring_resets(send_all(client, 2**30)))
-                answer = await client.answer()
-                assert (answer.status, answer.end) == (200, End.COMPLETE)
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
-        await until(lambda: not stage.proxy.relay.active)
-
-
-async def test_an_upstream_that_drops_an_upload_is_told_or_has_answered() -> None:
-    async def script(seen: Seen, reply: Answering) -> None:
-        reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        reply.fin()
-
-    async with staged(script) as stage:
-        stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
-        for _ in range(5):
-            async with stage.client() as client:
-                upload(client, 2**30)
-                sending = asyncio.create_task(_ignoring_resets(send_all(client, 2**30)))
-                answer = await client.answer()
-                assert answer.status in (200, 502)
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
-        await until(lambda: not stage.proxy.relay.active)
-
-
-async def _ignoring_resets(sending: Awaitable[None]) -> None:
-    try:
-        await sending
-    except ConnectionError:
-        return
-
-
-async def test_a_client_that_leaves_during_an_upload_is_seen_upstream() -> None:
-    async def script(seen: Seen, reply: Answering) -> None:
-        await seen.left.wait()
-
-    async with staged(script) as stage:
-        stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
-        client = await RawClient.open(stage.address)
-        upload(client)
-        await send_all(client, 2**20)
-        await until(lambda: bool(stage.calls) and stage.calls[0].body_bytes > 2**19)
-        await client.close()
-        async with asyncio.timeout(0.5):
-            await stage.calls[0].left.wait()
-        (row,) = await stage.rows()
-        assert (row["status"], row["outcome"], row["client_left"]) == (499, "cancelled", "waiting")
-
-
-async def test_a_body_whose_chunks_are_malformed_is_the_clients_fault() -> None:
-    async def script(seen: Seen, reply: Answering) -> None:
-        await seen.left.wait()
-
-    async with staged(script) as stage:
-        stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
-        for path in (b"/api/blobs/x", b"/api/chat"):
-            async with stage.client() as client:
-                client.send(b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" % path)
-                await until(lambda: len(stage.proxy.relay.active) == 1)
-                client.send(b"zz\r\n")
-                answer = await client.answer()
-                assert (answer.status, answer.header("x-pilotlight-error")) == (400, "bad_request")
-                assert await client.at_end()
-
-
-@pytest.mark.parametrize("path", ["/api/blobs/sha256:00", "/api/chat"])
-async def test_a_body_is_invited_when_it_is_wanted(path: str) -> None:
-    async with staged(plain) as stage, stage.client() as client:
-        client.send(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n".encode()
-        )
-        assert (await client.head())[0] == 100
-        client.send(b"hello")
-        assert (await client.answer()).status == 200
-        assert stage.calls[-1].body == b"hello"
-        assert stage.calls[-1].header("expect") is None
-
-
-async def test_a_body_that_cannot_be_delivered_is_not_invited() -> None:
-    async with staged(plain) as stage, stage.client() as client:
-        await stage.upstream.stop()
-        client.send(
-            b"POST /api/blobs/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
-        )
-        assert (await client.head())[0] == 502
-
-
 async def test_what_manages_models_makes_them_asked_for_again() -> None:
     shows = 0
 
@@ -584,9 +440,11 @@ async def test_what_manages_models_makes_them_asked_for_again() -> None:
 
     async with staged(script, own=own) as stage, stage.client() as client:
         before = shows
-        for method, path, body in (("POST", "/api/chat", chat()), ("DELETE", "/api/delete", {}), ("POST", "/api/chat", chat())):
+        for method, path, body in (
+            ("POST", "/api/chat", chat()),
+            ("DELETE", "/api/delete", {}),
+            ("POST", "/api/chat", chat()),
+        ):
             client.post(path, body, method=method)
             await client.answer()
         assert shows == before + 1
-
-

@@ -22,7 +22,9 @@ def test_each_form_of_a_target_is_read(raw: str, target: Target) -> None:
     assert parse_target(raw) == target
 
 
-@pytest.mark.parametrize("raw", ["", "a", "ftp://h/p", "http:///p", "http://u@h/p", "http://?q", "h:80", "javascript://x/"])
+@pytest.mark.parametrize(
+    "raw", ["", "a", "ftp://h/p", "http:///p", "http://u@h/p", "http://?q", "h:80", "javascript://x/"]
+)
 def test_what_is_no_target_of_a_server_is_refused(raw: str) -> None:
     with pytest.raises(BadRequest):
         parse_target(raw)

@@ -105,8 +105,9 @@ def mutated(seed: int, count: int) -> list[bytes]:
         b"POST /v1/messages HTTP/1.0\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello",
         b"DELETE /api/delete HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n",
     ]
-    odd = [b"\x00", b"\r", b"\n", b" ", b"\t", b":", b"\xff", b"\r\n", b"\r\n\r\n", b"chunked", b"0", b"-1", b"HTTP/9.9"]
-    odd += [b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: y\r\n", b"A" * 9000, b"X: " + b"y" * 9000]
+    odd = [*(bytes([byte]) for byte in b"\x00\r\n \t:\xff0"), b"\r\n", b"\r\n\r\n", b"chunked", b"-1", b"HTTP/9.9"]
+    odd += [b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: y\r\n"]
+    odd += [b"A" * 9000, b"X: " + b"y" * 9000]
     found = []
     for _ in range(count):
         data = dice.choice(whole)
@@ -164,7 +165,10 @@ async def failing() -> AsyncIterator[tuple[str, list[str]]]:
     [
         ("/api/chat", {"error": "internal error"}),
         ("/v1/models", {"error": {"message": "internal error", "type": "api_error", "param": None, "code": None}}),
-        ("/v1/messages", {"type": "error", "error": {"type": "api_error", "message": "internal error"}, "request_id": ""}),
+        (
+            "/v1/messages",
+            {"type": "error", "error": {"type": "api_error", "message": "internal error"}, "request_id": ""},
+        ),
     ],
 )
 async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(path: str, body: dict[str, Any]) -> None:

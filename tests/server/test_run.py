@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.peers import DEADLINE_S, Answering, End, RawClient, Seen, client, until, upstream
+from tests.peers import Answering, End, RawClient, Seen, client, until, until_answered, upstream
 from tests.stage import answer_own_call, chat, chat_end, chat_token, generate, is_own_call
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ class Program:
 
     async def until_ready(self) -> None:
         await until(lambda: bool(self.admin), READY_S)
-        async with asyncio.timeout(READY_S):
-            while await self.ready() != 200:
-                await asyncio.sleep(0.01)
+
+        async def is_ready() -> bool:
+            return await self.ready() == 200
+
+        await until_answered(is_ready, READY_S)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -165,15 +167,14 @@ async def refuses(address: str) -> bool:
 
 
 async def until_refused(address: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not await refuses(address):
-            await asyncio.sleep(0.01)
+    await until_answered(lambda: refuses(address))
 
 
 async def until_not_ready(running: Program) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while await running.ready() != 503:
-            await asyncio.sleep(0.01)
+    async def is_not_ready() -> bool:
+        return await running.ready() == 503
+
+    await until_answered(is_not_ready)
 
 
 def assert_clean(running: Program) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.upstream.exchange import CUT_MESSAGE, NoReply, UpstreamConnection, UpstreamRequest
-from proxy.wire.http1 import ReplyHead
 from tests.peers import framed
+
+if TYPE_CHECKING:
+    from proxy.wire.http1 import ReplyHead
 
 
 class Wire(asyncio.Transport):
@@ -261,7 +265,7 @@ def test_wherever_a_reply_is_cut_it_is_the_same(chunks: list[bytes], cuts: list[
     body = b"".join(map(framed, chunks))
     data = CHUNKED + body + LAST
     edges = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
-    sink = Bench().feed(*[data[start:end] for start, end in zip(edges, edges[1:], strict=False)])
+    sink = Bench().feed(*[data[start:end] for start, end in itertools.pairwise(edges)])
     assert sink.ended == "end"
     assert sink.payload == b"".join(chunks)
     assert sink.raw == body

@@ -125,7 +125,7 @@ async def test_one_that_says_close_is_not_kept(more: str) -> None:
 async def test_bytes_after_a_reply_are_never_read_as_the_next_one() -> None:
     async def script(seen: Seen, reply: Answering) -> None:
         reply.json({"ok": True})
-        reply.raw(b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil')
+        reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
     async def test(opened: Opened) -> None:
         for _ in range(5):
@@ -199,7 +199,9 @@ async def test_it_is_sent_twice_at_most() -> None:
     await run(dying({2: Answering.fin, 3: Answering.fin}), test)
 
 
-@pytest.mark.parametrize("byte", [b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize(
+    "byte", [b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
 async def test_after_one_byte_of_a_reply_it_is_not_sent_again(byte: bytes) -> None:
     def death(reply: Answering) -> None:
         reply.raw(byte)
