@@ -252,7 +252,8 @@ class Keeper:
         tags = await self._ollama.tags()
         self._tags_at = now
         stored = frozenset(canonical(tag.name) for tag in tags)
-        self._catalogue.on_tags(tags)
+        changed = {*self._catalogue.on_tags(tags), *(stored - self._stored)}
+        self._runners.on_changed(changed)
         self._metrics.know_models(stored)
         if gone := self._stored - stored:
             self._metrics.forget_models(gone)

@@ -241,7 +241,7 @@ class Watch:
         by = culprit.runner
         self._conflicts.add(frozenset((runner.weights, by.weights)))
         if not (culprit.by_keeper and by.kept is not None):
-            runner.loss, runner.displaced_by = Loss.DISPLACED, by.weights
+            runner.loss = Loss.DISPLACED
             return self._given_up(runner) or [Lost(runner, Loss.DISPLACED, by.name)]
         runner.loss = Loss.EVICTED
         if given_up := self._given_up(runner):

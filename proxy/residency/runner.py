@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy.rewrite.options import runner_options
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
@@ -78,7 +77,6 @@ class Runner:
         used_at: When a request last began or ended.
         strayed_at: When another set of options was last known or suspected on it (a ``/v1`` call, or seen).
         present: ``/api/ps`` showed it.
-        displaced_by: Weights that took its place.
         unfit_beside: Name of the more important model that it does not fit beside.
         to_unload: It is loaded though it should not be: it lost a war, or was loaded by us while a client unloaded it.
         tended_at: When a call of the proxy's own for it last began or ended.
@@ -115,7 +113,6 @@ class Runner:
     present: bool = False
     seen_at: float = -math.inf
     loaded_at: float = -math.inf
-    displaced_by: str = ""
     unfit_beside: str = ""
     to_unload: bool = False
     tended_at: float = -math.inf
@@ -152,11 +149,6 @@ class Runner:
         """The context that it has, as far as is known."""
         value = (self.current or {}).get("num_ctx")
         return value if isinstance(value, int) else self.shown_num_ctx
-
-    @property
-    def own(self) -> dict[str, object]:
-        """Runner options of the Modelfile of the name that it is loaded by."""
-        return runner_options(self.facts.parameters) if self.facts is not None else {}
 
     def is_known(self, now: float) -> bool:
         """Whether a request with the current set is certain to find it loaded."""

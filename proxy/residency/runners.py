@@ -17,7 +17,7 @@ from proxy.wire.durations import parse_keep_alive
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import KeptModel, Settings
@@ -67,9 +67,6 @@ class Runners:
         """The kept ones, most important first."""
         return sorted((runner for runner in self if runner.kept is not None), key=lambda runner: runner.rank)
 
-    def find(self, weights: str) -> Runner | None:
-        return self._by_weights.get(weights)
-
     def of(self, facts: ModelFacts) -> Runner:
         """The runner of a model, made known where it is new."""
         runner = self._by_weights.get(facts.weights)
@@ -94,10 +91,10 @@ class Runners:
         if runner is not None and runner.state is not State.RELEASED:
             runner.state, runner.reason = (State.FAILED, reason) if reason else (State.ABSENT, "")
 
-    def forget_facts(self, name: str | None) -> None:
-        """A model may have changed: its names are matched to weights anew."""
+    def on_changed(self, names: Collection[str]) -> None:
+        """These models are new or were made anew: what failed before may work now."""
         for runner in self:
-            if name is None or name in runner.names:
+            if not runner.names.isdisjoint(names):
                 runner.failures = 0
                 runner.retry_at = -math.inf
 
@@ -127,7 +124,6 @@ class Runners:
         runner.reason = ""
         runner.to_unload = False
         runner.loss = Loss.NONE
-        runner.displaced_by = ""
         runner.failures = 0
         runner.retry_at = -math.inf
         runner.confirmed = options == runner.current

@@ -177,10 +177,6 @@ class Residency:
         """Whether kept models have settled since the start, and Ollama answers now."""
         return self._keeper.is_ready
 
-    @property
-    def upstream_up(self) -> bool:
-        return self._keeper.is_up
-
     def wake(self) -> None:
         """Look at Ollama now: something suggests that it went away or changed."""
         self._keeper.wake()

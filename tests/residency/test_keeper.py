@@ -273,6 +273,24 @@ async def test_a_failing_load_is_tried_again_later_not_at_once(scene: Opens) -> 
         assert s.state("one") == "resident"
 
 
+async def test_a_failed_model_that_is_made_anew_is_tried_again_soon(scene: Opens) -> None:
+    async with scene(TWO) as s:
+        s.server.fail("load_error", text="damaged", times=-1)
+        for _ in range(8):
+            await s.settle()
+            s.clock.advance(300)
+        await s.settle()
+        s.server.faults.clear()
+        s.clock.advance(31)
+        await s.settle()
+        assert s.state("two") == "failed"
+        body = {"model": "two", "from": "two", "system": "You are mended.", "stream": False}
+        assert (await s.ollama.call("/api/create", body)).status == 200
+        s.clock.advance(31)
+        await s.settle()
+        assert s.state("two") == "resident"
+
+
 async def test_a_load_that_kills_the_server_is_not_repeated_at_every_return(scene: Opens) -> None:
     async with scene(ONE) as s:
         loads = []

@@ -101,22 +101,22 @@ def test_renewing_waits_for_no_other_load() -> None:
 
 @pytest.mark.parametrize("use", [{"in_flight": 1}, {"waiting": 1}, {"used_at": NOW - 59}])
 def test_a_displaced_model_waits_while_the_displacer_is_in_use(use: dict[str, Any]) -> None:
-    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0, displaced_by="sha256:x")
+    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0)
     assert decide(a, other(**use), conflicts=True) == []
 
 
 def test_a_displaced_model_comes_back_when_the_displacer_is_quiet() -> None:
-    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0, displaced_by="sha256:x")
+    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0)
     assert decide(a, other(used_at=NOW - 61), conflicts=True) == [Load(a, "evicted")]
 
 
 def test_a_displaced_model_comes_back_when_the_displacer_is_gone() -> None:
-    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0, displaced_by="sha256:x")
+    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0)
     assert decide(a, other(present=False, used_at=NOW), conflicts=True) == [Load(a, "evicted")]
 
 
 def test_a_displaced_model_does_not_take_the_place_of_a_third_one_in_use() -> None:
-    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0, displaced_by="sha256:x")
+    a = kept(state=State.LOST, loss=Loss.DISPLACED, loaded_at=1.0)
     third = other("y", used_at=NOW - 1)
     assert decide(a, other(present=False), third) == []
 

@@ -6,7 +6,7 @@ from proxy.residency.runner import SETTLED, UNRANKED, Runner, State
 from proxy.rewrite.facts import ModelFacts
 from proxy.settings import KeptModel
 
-FACTS = ModelFacts("one:latest", "", "sha256:w", trained_num_ctx=8192, parameters={"num_ctx": 1024, "stop": ["x"]})
+FACTS = ModelFacts("one:latest", "", "sha256:w", trained_num_ctx=8192)
 
 
 def test_a_runner_is_called_by_its_kept_name_then_by_the_one_that_was_met_first() -> None:
@@ -25,10 +25,6 @@ def test_its_context_is_the_one_it_was_asked_to_have_else_the_one_that_was_seen(
     assert Runner("w", current={"num_ctx": 2048}, shown_num_ctx=4096).num_ctx == 2048
     assert Runner("w", current={}, shown_num_ctx=4096).num_ctx == 4096
     assert Runner("w").num_ctx is None
-
-
-def test_only_runner_options_of_a_modelfile_count() -> None:
-    assert Runner("w", FACTS).own == {"num_ctx": 1024}
 
 
 def test_a_pinned_model_is_described_without_a_time() -> None:
