@@ -138,6 +138,10 @@ class Loads:
         """The load of this runner that is under way."""
         return self._flights.get(runner.weights)
 
+    def may_displace(self, runner: Runner) -> bool:
+        """Whether another model is being loaded, which may cost this one its place at any moment."""
+        return any(flight.cold and flight.runner is not runner for flight in self._flights.values())
+
     def flights(self) -> list[Flight]:
         return list(self._flights.values())
 

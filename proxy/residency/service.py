@@ -233,7 +233,7 @@ class Residency:
             return Prepared(kept=kept is not None)
         self._settle(runner, unified)
         waited_s, cold = 0.0, False
-        if not runner.is_known(self._clock()) and not runner.volatile:
+        if not self._is_known(runner) and not runner.volatile:
             unified, waited_s, cold = await self._see_loaded(runner, facts, options, client)
         if v1:
             return Prepared(waited_s=waited_s, cold=cold, kept=kept is not None)
@@ -336,6 +336,10 @@ class Residency:
             # The second growth and all after it double at least.
             grow_to_at_least=2 * (runner.num_ctx or 0) if runner.growths else 0,
         )
+
+    def _is_known(self, runner: Runner) -> bool:
+        """Whether a request is certain to find the model loaded; one on which a request runs cannot be evicted."""
+        return runner.is_known(self._clock()) and (runner.in_flight > 0 or not self._loads.may_displace(runner))
 
     def _settle(self, runner: Runner, unified: Unified) -> None:
         """Make the request's set the runner's."""

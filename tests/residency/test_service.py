@@ -52,6 +52,20 @@ async def test_many_requests_share_one_load(scene: Opens) -> None:
         assert s.server.loads == 1
 
 
+async def test_a_load_that_follows_an_eviction_survives_its_client_too(scene: Opens) -> None:
+    async with scene(ONE, machine={"max_loaded": 1}, load_scale=2.0) as s:
+        await s.settle()
+        await s.catalogue.facts("two")
+        other = asyncio.create_task(s.prepare("two"))
+        await until(lambda: s.server.state.scheduler.loading is not None)
+        client = asyncio.create_task(s.prepare("one"))
+        await until(lambda: s.server.state.scheduler.waiting == 1)
+        client.cancel()
+        await asyncio.gather(other, client, return_exceptions=True)
+        await s.residency.idle()
+        assert s.server.running == ["one:latest"]
+
+
 async def test_one_waiter_that_leaves_leaves_the_others_waiting(scene: Opens) -> None:
     async with scene() as s:
         await s.catalogue.facts("one")
