@@ -348,5 +348,43 @@ async def test_an_upload_of_any_size_takes_no_memory() -> None:
                 if number % 50 == 0:
                     most = max(most, running.rss_bytes())
             assert (await uploading.answer()).status == 201
-            assert server.seen[-1].body_bytes == size
+            (uploaded,) = (seen for seen in server.seen if seen.path.startswith("/api/blobs"))
+            assert uploaded.body_bytes == size
         assert most - before < 16 * 2**20
+
+
+async def test_readers_that_stall_cost_little_and_end() -> None:
+    """R7: at most 384 KiB each, however fast the upstream is."""
+    clients = 50
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        if is_own_call(seen):
+            await answer_own_call(seen, reply)
+            return
+        reply.head()
+        while not seen.left.is_set():
+            reply.frames(chat_token("x" * 8_000))
+            await reply.drain()
+            await asyncio.sleep(0)
+
+    async with upstream(script) as server, program(server.url, PILOTLIGHT_RELAY__WRITE_STALL_S="3") as running:
+        await running.until_ready()
+        before = running.rss_bytes()
+        stalled = []
+        for _ in range(clients):
+            each = await RawClient.open(running.listen)
+            each.writer.transport.pause_reading()
+            each.post("/api/chat", chat())
+            stalled.append(each)
+        most = before
+
+        def all_gone() -> bool:
+            nonlocal most
+            most = max(most, running.rss_bytes())
+            calls = [seen for seen in server.seen if not is_own_call(seen)]
+            return len(calls) == clients and all(seen.left.is_set() for seen in calls)
+
+        await until(all_gone, READY_S)
+        assert (most - before) / clients < 384 * 1024
+        for each in stalled:
+            each.writer.transport.abort()
