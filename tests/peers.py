@@ -12,6 +12,7 @@ import enum
 import json
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -144,6 +145,7 @@ class ScriptedUpstream:
 
     Args:
         script: Answers one request. May be replaced at any time.
+        tls: Speak TLS with this context.
 
     Attributes:
         seen: Every request, in order of arrival.
@@ -151,8 +153,9 @@ class ScriptedUpstream:
         answers_early: Which requests are handed to the script before their body is here. Their body is only counted.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self._tls = tls
         self.seen: list[Seen] = []
         self.connections = 0
         self.answers_early: Callable[[Seen], bool] = lambda seen: False
@@ -167,7 +170,7 @@ class ScriptedUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"https://{self.address}" if self._tls else f"http://{self.address}"
 
     def calls(self, path: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.path == path]
@@ -175,7 +178,7 @@ class ScriptedUpstream:
     async def start(self) -> None:
         """Listen; after a ``stop`` on the same port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port)
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, ssl=self._tls)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -316,8 +319,8 @@ async def _run(script: Script, seen: Seen, reply: Answering) -> None:
 
 
 @contextlib.asynccontextmanager
-async def upstream(script: Script) -> AsyncIterator[ScriptedUpstream]:
-    server = ScriptedUpstream(script)
+async def upstream(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedUpstream]:
+    server = ScriptedUpstream(script, tls)
     await server.start()
     try:
         yield server
