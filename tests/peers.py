@@ -12,11 +12,13 @@ import enum
 import json
 import re
 import socket
-import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import ssl
 
 DEADLINE_S = 10.0
 

@@ -6,6 +6,7 @@ adds headers of its own. Replies are written by ``relay.reply``; aiohttp is only
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,7 +21,6 @@ from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from aiohttp.abc import AbstractStreamWriter
@@ -61,10 +61,21 @@ class Connection(RequestHandler):
 
     Attributes:
         on_writable: Told when the write buffer rises above its mark (False) and falls below it (True).
+        lost: Resolves when the connection is gone; made by who wants to wait for that.
         head_received: When the first byte of the request that is served, or of the next one, arrived.
     """
 
-    __slots__ = ("_stall_timer", "clock", "head_received", "on_error", "on_writable", "serving", "write_stall_s")
+    __slots__ = (
+        "_stall_timer",
+        "_wire",
+        "clock",
+        "head_received",
+        "lost",
+        "on_error",
+        "on_writable",
+        "serving",
+        "write_stall_s",
+    )
 
     def __init__(
         self,
@@ -78,6 +89,8 @@ class Connection(RequestHandler):
         super().__init__(manager, **options)
         self.write_stall_s = write_stall_s
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] | None = None
         self.clock = clock
         self.on_error = on_error
         self.on_writable: Callable[[bool], None] | None = None
@@ -104,7 +117,7 @@ class Connection(RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.write_stall_s:
-            self._stall_timer = self._loop.call_later(self.write_stall_s + _CALLS_OWN_LIMIT_S, self._give_up)
+            self._stall_timer = self._loop.call_later(self.write_stall_s + _CALLS_OWN_LIMIT_S, self.abort)
         if self.on_writable is not None:
             self.on_writable(False)
 
@@ -114,19 +127,31 @@ class Connection(RequestHandler):
         if self.on_writable is not None:
             self.on_writable(True)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # aiohttp forgets its own when it closes, and closing waits for a client that takes what is still to come.
+        self._wire = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_stall_timer()
+        self._wire = None
+        if self.lost is not None and not self.lost.done():
+            self.lost.set_result(None)
         super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Drop the connection with what its client has not taken."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._wire is None
 
     def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
-
-    def _give_up(self) -> None:
-        self._stall_timer = None
-        if self.transport is not None:
-            self.transport.abort()
 
     def handle_error(
         self,
@@ -216,6 +241,20 @@ class Listener(web.Server):
             # aiohttp's own close() makes a connection drop what is still arriving of a request's body.
             if not cast("Connection", connection).serving:
                 connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as aiohttp has it
+        """Close every connection; drop those whose client does not take the rest within the time."""
+        connections = [cast("Connection", connection) for connection in self.connections]
+        await super().shutdown(timeout)
+        open_ones = [connection for connection in connections if not connection.is_lost]
+        for connection in open_ones:
+            connection.lost = self._loop.create_future()
+        if open_ones:
+            await asyncio.wait([connection.lost for connection in open_ones if connection.lost], timeout=timeout)
+        for connection in open_ones:
+            connection.abort()
+        # The loop tells of the end in its next turn.
+        await asyncio.sleep(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = cast("Connection", request.protocol)

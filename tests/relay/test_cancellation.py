@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.errors import ShuttingDown
 from proxy.server.app import Proxy
 from tests.peers import (
     DEADLINE_S,
@@ -251,3 +252,58 @@ async def test_a_client_that_leaves_during_the_wait_for_a_shared_load_leaves_oth
         ollama.loaded.set()
         assert (await staying.answer()).end is End.COMPLETE
         assert ollama.loads == 1
+
+
+async def test_a_client_that_breaks_off_its_request_sends_nothing_on() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        raise AssertionError("nothing should have been sent")
+
+    async with staged(script) as stage:
+        for number, how in enumerate(Leave, 1):
+            async with stage.client() as leaving:
+                leaving.send(b'POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"model":"tiny"')
+                await until(lambda: len(stage.proxy.relay.active) == 1)
+                leaving.leave(how)
+                await until(lambda: not stage.proxy.relay.active, SEEN_WITHIN_S)
+            row = (await stage.rows(number))[0]
+            assert (row["status"], row["outcome"], row["client_left"]) == (499, "cancelled", "queued")
+        assert stage.calls == []
+
+
+async def test_who_waits_for_a_load_is_told_when_we_stop() -> None:
+    ollama = LoadingOllama()
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        raise AssertionError("nothing should have been sent")
+
+    async with _cold(script, ollama) as stage, stage.client() as waiting:
+        waiting.post("/api/chat", chat())
+        await asyncio.wait_for(ollama.loading.wait(), DEADLINE_S)
+        for call in list(stage.proxy.relay.active):
+            call.interrupt(ShuttingDown("we stop", retry_after_s=5))
+        answer = await waiting.answer()
+        assert (answer.status, answer.json, answer.header("retry-after")) == (503, {"error": "we stop"}, "5")
+        (row,) = await stage.rows()
+        assert (row["outcome"], row["error"]) == ("rejected", "shutting_down")
+
+
+async def test_a_client_that_leaves_while_a_stale_connection_is_replaced_ends_that() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        if len(stage.calls) == 1:
+            reply.head()
+            reply.frames(chat_token("x"), chat_end())
+            reply.end()
+        elif len(stage.calls) == 2:
+            reply.fin()
+        else:
+            await seen.left.wait()
+
+    async with staged(script) as stage:
+        leaving = await RawClient.open(stage.address)
+        leaving.post("/api/chat", chat())
+        await leaving.answer()
+        leaving.post("/api/chat", chat())
+        await until(lambda: len(stage.calls) == 3)
+        leaving.leave(Leave.RST)
+        await asyncio.wait_for(stage.calls[2].left.wait(), SEEN_WITHIN_S)
+        await leaving.close()

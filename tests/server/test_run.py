@@ -388,3 +388,34 @@ async def test_readers_that_stall_cost_little_and_end() -> None:
         assert (most - before) / clients < 384 * 1024
         for each in stalled:
             each.writer.transport.abort()
+
+
+async def test_readers_that_stall_do_not_hold_up_the_end() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        if is_own_call(seen):
+            await answer_own_call(seen, reply)
+            return
+        reply.head()
+        while not seen.left.is_set():
+            reply.frames(chat_token("x" * 8_000))
+            await reply.drain()
+            await asyncio.sleep(0)
+
+    environ = {"PILOTLIGHT_SHUTDOWN__LAME_DUCK_S": "0", "PILOTLIGHT_SHUTDOWN__GRACE_S": "0.2"}
+    async with upstream(script) as server, program(server.url, **environ) as running:
+        await running.until_ready()
+        stalled = []
+        for path, body in STREAMS:
+            each = await RawClient.open(running.listen)
+            each.writer.transport.pause_reading()
+            each.post(path, body)
+            stalled.append(each)
+        # And one that never sends the body that it has announced.
+        async with client(running.listen) as silent:
+            silent.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            await until(lambda: len([seen for seen in server.seen if not is_own_call(seen)]) == len(STREAMS))
+            running.send(signal.SIGTERM)
+            assert await running.code() == 0
+        for each in stalled:
+            each.writer.transport.abort()
+        assert_clean(running)
