@@ -137,12 +137,15 @@ class Keeper:
             if not self._was_ready:
                 raise contradiction
             _log.error("setting cannot hold", field=contradiction.field, reason=contradiction.message)
+        taking_room = [flight for flight in self.loads.flights() if flight.cold or flight.grows]
         for action in plan(
             list(self._runners),
             self._clock(),
             self._limits,
             conflict=self._watch.conflict,
-            is_loading=any(flight.by_keeper and flight.cold for flight in self.loads.flights()),
+            # A probe that is overtaken by the eviction of its model would load that again.
+            is_loading=self.prober.is_busy or any(flight.by_keeper for flight in taking_room),
+            is_making_room=bool(taking_room),
             is_warming=self.warmer.is_busy,
         ):
             await self._act(action)

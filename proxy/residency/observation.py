@@ -170,7 +170,12 @@ class Watch:
             runner.state = State.ABSENT
         runner.present = True
         runner.seen_at = now
-        runner.expires_at = expires_at
+        if expires_at > now:
+            runner.expires_at = expires_at
+        elif not runner.busy:
+            # Its time is set to 0 when it has to make room (v0.24.0, server/sched.go): it is about to go, and not
+            # because of its time.
+            runner.confirmed = False
         runner.size_bytes, runner.vram_bytes = row.size_bytes, row.vram_bytes
         if not runner.busy:
             runner.volatile = False

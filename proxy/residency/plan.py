@@ -10,7 +10,8 @@ For each kept model, most important first; the first rule that applies decides:
 6. absent, lost to a restart, by expiry or to an unknown hand: **load** at once.
 7. displaced by a request for another model: **load** once that model is quiet.
 8. it has drifted, or a ``/v1`` call may have changed its options: **load** after five minutes without such calls.
-9. it expires sooner than it should: **load**, which only renews its time.
+9. it expires sooner than it should: **load**, which only renews its time. Not while another model is being loaded, or
+   when its time is up already: then it is being evicted, and a load would be the next blow of a war.
 10. its prompt cache is cold, and nothing is left to load: **warm** it.
 
 Loads that take room go one at a time; what Ollama reports is never a reason to skip one.
@@ -73,6 +74,7 @@ def plan(
     *,
     conflict: Callable[[Runner, Runner], bool],
     is_loading: bool = False,
+    is_making_room: bool = False,
     is_warming: bool = False,
 ) -> list[Action]:
     """Decide what to do now.
@@ -82,7 +84,8 @@ def plan(
         now: Monotonic seconds.
         limits: From the settings.
         conflict: Whether one of two models was seen to cost the other its place.
-        is_loading: A load of the keeper's is under way.
+        is_loading: A load of the keeper's that takes room is under way.
+        is_making_room: Any load that takes room is under way.
         is_warming: A prompt cache is being warmed.
     """
     actions: list[Action] = []
@@ -97,8 +100,9 @@ def plan(
         if cause is None:
             continue
         if runner.state is State.RESIDENT:
-            # It is loaded already, so this takes no room and may go beside a load that does.
-            actions.append(Load(runner, cause))
+            # It is loaded already, so this takes no room itself.
+            if not is_making_room:
+                actions.append(Load(runner, cause))
         else:
             wants_load = True
             if may_load:
@@ -165,6 +169,9 @@ def _expires_too_soon(runner: Runner, now: float, limits: Limits) -> bool:
         return False
     left_s = runner.expires_at - now
     wanted_s = parse_keep_alive(runner.kept.keep_alive) or 0.0
+    if left_s <= 0:
+        # v0.24.0, server/sched.go: what is evicted for another model gets a time of 0, and stays listed until idle.
+        return False
     if math.isinf(wanted_s):
         return left_s < _FOR_EVER_S
     return left_s < min(wanted_s / 2, 3 * limits.check_every_s)

@@ -33,7 +33,7 @@ class Prober:
         ollama: Asked.
         catalogue: Told.
         enabled: ``rewrite.generate_to_chat``.
-        on_done: Called with the runner after each probe that was not given up.
+        on_done: Called with the runner after each probe, however it ended.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class Prober:
             )
         except PilotlightError:
             return
-        self._on_done(runner)
+        finally:
+            self._on_done(runner)
         same = same_render(*rendered)
         self._catalogue.on_probed(facts, same)
         if same:

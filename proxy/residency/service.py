@@ -131,7 +131,7 @@ class Residency:
             ollama, timeout_s=settings.residency.load_timeout_s, on_done=self._on_warmed, clock=clock
         )
         self._prober = self._keeper.prober = Prober(
-            ollama, catalogue, enabled=settings.rewrite.generate_to_chat, on_done=self._on_tended
+            ollama, catalogue, enabled=settings.rewrite.generate_to_chat, on_done=self._on_probed
         )
 
     def __repr__(self) -> str:
@@ -413,6 +413,10 @@ class Residency:
     def _on_warmed(self, runner: Runner, warmed: Warmed) -> None:
         self._on_tended(runner)
         self._keeper.on_warmed(runner, warmed)
+
+    def _on_probed(self, runner: Runner) -> None:
+        self._on_tended(runner)
+        self._keeper.wake()
 
     def _on_tended(self, runner: Runner) -> None:
         self._runners.on_tended(runner, self._clock())

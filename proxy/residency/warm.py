@@ -156,6 +156,9 @@ class Warmer:
             if facts is not None and facts.embedding_only:
                 return Warmed(token_s)
             for entry in kept.warm if kept is not None else ():
+                if not runner.confirmed:
+                    # It was evicted meanwhile, and asking for more would load it again.
+                    return Warmed(token_s, read, self._clock() - middle)
                 answer = await self._ollama.chat_once(prompt_body(runner, entry), timeout_s=self._timeout_s)
                 if answer.error:
                     return Warmed(token_s, read, self._clock() - middle, answer.error)

@@ -48,8 +48,9 @@ class Scene:
     def row(self, name: str, *, num_ctx: int = 4096, expires_in_s: float = FOR_EVER_S) -> RunningModel:
         return RunningModel(f"{name}:latest", f"digest {name}", 10, 10, self.now + expires_in_s, num_ctx)
 
-    def look_at(self, *rows: tuple[str, RunningModel]) -> list[Any]:
-        return self.watch.look(list(self.table), [(self[name], row) for name, row in rows], self.now, self.now)
+    def look_at(self, *rows: tuple[str, RunningModel], **more: Any) -> list[Any]:
+        matched = [(self[name], row) for name, row in rows]
+        return self.watch.look(list(self.table), matched, self.now, self.now, **more)
 
 
 def test_a_model_that_is_there_is_no_news() -> None:
@@ -88,6 +89,16 @@ def test_a_model_whose_time_is_up_has_expired() -> None:
     scene.loaded("b")
     scene.look_at(("a", scene.row("a", expires_in_s=3)), ("b", scene.row("b")))
     assert scene.look("b", after_s=5) == [Lost(scene["a"], Loss.EXPIRED)]
+
+
+def test_a_model_that_is_listed_while_it_makes_room_has_not_expired() -> None:
+    scene = Scene("a", "b")
+    scene.loaded("a")
+    scene.look("a")
+    loading = [(scene["b"], True)]
+    scene.look_at(("a", scene.row("a", expires_in_s=0)), loading=loading)
+    assert not scene["a"].is_known(scene.now)
+    assert scene.look(after_s=1, loading=loading) == [Lost(scene["a"], Loss.EVICTED, "b:latest")]
 
 
 def test_a_model_gone_for_no_reason_is_evicted() -> None:

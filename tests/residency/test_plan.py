@@ -91,9 +91,13 @@ def test_a_model_with_a_limited_time_is_renewed_before_it_expires() -> None:
     assert decide(a, now=NOW + 290) == [Load(a)]
 
 
-def test_renewing_waits_for_no_other_load() -> None:
-    a, b = resident("a", 0, expires_at=NOW + 300), kept("b", 1)
-    assert decide(a, b, is_loading=True) == [Load(a)]
+def test_nothing_is_renewed_while_another_model_is_being_loaded() -> None:
+    a = resident("a", 0, expires_at=NOW + 300)
+    assert decide(a, is_making_room=True) == []
+
+
+def test_what_is_being_evicted_is_not_renewed() -> None:
+    assert decide(resident(expires_at=NOW)) == []
 
 
 # --- displaced ---
