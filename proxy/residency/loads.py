@@ -200,6 +200,7 @@ class Loads:
                 )
         finally:
             del self._flights[flight.runner.weights]
+            self._runners.on_load_over(flight.runner)
         self._on_done(flight, outcome)
         return outcome
 

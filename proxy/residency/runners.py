@@ -156,6 +156,11 @@ class Runners:
         runner.reason = reason
         runner.retry_at = now + _backoff_s(runner.failures, jitter)
 
+    def on_load_over(self, runner: Runner) -> None:
+        """No load is under way any more, whether or not its end was told."""
+        if runner.state is State.LOADING:
+            runner.state = State.LOST if runner.loss else State.ABSENT
+
     def on_started(self, runner: Runner, now: float) -> None:
         runner.in_flight += 1
         runner.used_at = now

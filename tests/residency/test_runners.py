@@ -155,6 +155,17 @@ def test_a_first_lost_connection_while_loading_is_tried_again_at_once_the_second
     assert runner.retry_at > 10.0
 
 
+def test_a_load_that_was_given_up_leaves_the_model_where_it_was() -> None:
+    table = runners({"name": "one"})
+    runner = table.of(facts("one"))
+    table.on_load_started(runner)
+    table.on_load_over(runner)
+    assert runner.state is State.ABSENT
+    table.on_loaded(runner, {}, -1, now=0.0)
+    table.on_load_over(runner)
+    assert runner.state is State.RESIDENT
+
+
 def test_failing_loads_are_tried_ever_more_rarely_but_always_again() -> None:
     table = runners({"name": "one"})
     runner = table.of(facts("one"))
