@@ -16,10 +16,35 @@ if TYPE_CHECKING:
 
     from proxy.observe.timeline import Timeline
     from proxy.relay.delivery import Delivery
-    from proxy.relay.reply import ClientReply
+    from proxy.relay.reply import ClientConnection, ClientReply
     from proxy.wire.routes import Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inbound:
+    """What the listening port hands in.
+
+    Attributes:
+        method: As sent.
+        target: The request target as sent.
+        version: Of HTTP.
+        fields: As sent.
+        body: To be read once.
+        connection: The client's.
+        received: When the first byte of the head arrived; monotonic seconds.
+        close: The client wants the connection closed afterwards.
+    """
+
+    method: str
+    target: str
+    version: tuple[int, int]
+    fields: tuple[Field, ...]
+    body: StreamReader
+    connection: ClientConnection
+    received: float
+    close: bool
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import MisdirectedLoop, PilotlightError
 from proxy.observe.timeline import Outcome, Phase, Timeline
-from proxy.relay.call import Call
+from proxy.relay.call import Call, Inbound
 from proxy.relay.reply import ClientConnection, ClientReply
 from proxy.relay.target import Target, parse_target, refuse_loop, refuse_unfit
 from proxy.wire.headers import Field, first, has_token, valid_request_id
@@ -24,8 +24,6 @@ from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separa
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from aiohttp import StreamReader
 
     from proxy.observe.observer import Observer
     from proxy.relay.generation import Generation
@@ -86,40 +84,19 @@ class Relay:
     def __repr__(self) -> str:
         return f"<Relay {len(self.active)} active{', closing' if self.closing else ''}>"
 
-    async def serve(
-        self,
-        *,
-        method: str,
-        target: str,
-        version: tuple[int, int],
-        fields: tuple[Field, ...],
-        body: StreamReader,
-        connection: ClientConnection,
-        received: float,
-        close: bool,
-    ) -> ClientReply:
+    async def serve(self, inbound: Inbound) -> ClientReply:
         """Serve one request, whole.
-
-        Args:
-            method: As sent.
-            target: The request target as sent.
-            version: Of HTTP.
-            fields: As sent.
-            body: The request's.
-            connection: The client's.
-            received: When the first byte of the head arrived.
-            close: The client wants the connection closed afterwards.
 
         Returns:
             The reply, written; ``close`` of it tells what becomes of the connection.
         """
-        parsed, unfit = Target("/"), None
+        target, unfit = Target("/"), None
         try:
-            refuse_unfit(method, version, fields)
-            parsed = parse_target(target)
+            refuse_unfit(inbound.method, inbound.version, inbound.fields)
+            target = parse_target(inbound.target)
         except PilotlightError as error:
             unfit = error
-        call = self._call(method, parsed, version, fields, body, connection, received, close)
+        call = self._call(inbound, target)
         timeline = call.timeline
         self._observer.start(timeline)
         self.active.add(call)
@@ -128,7 +105,7 @@ class Relay:
                 # What follows it on this connection may not be what it looks like.
                 call.reply.close = True
                 raise unfit
-            await self._serve(call, connection)
+            await self._serve(call, inbound.connection)
         except asyncio.CancelledError:
             if call.interrupted is None:
                 # One that leaves when the reply is out has left nothing.
@@ -159,24 +136,18 @@ class Relay:
         """Unlike any other, also one of another process; no secret, so it need not cost a system call each time."""
         return f"{self._id_prefix}{next(self._ids):08x}"
 
-    def _call(
-        self,
-        method: str,
-        target: Target,
-        version: tuple[int, int],
-        fields: tuple[Field, ...],
-        body: StreamReader,
-        connection: ClientConnection,
-        received: float,
-        close: bool,
-    ) -> Call:
+    def _call(self, inbound: Inbound, target: Target) -> Call:
+        method, fields = inbound.method, inbound.fields
         route = classify(method, target.path)
         if target.authority is not None:
             # RFC 9112 section 3.2.2: Host is replaced by what the target says.
             others = (field for field in fields if field[0].lower() != b"host")
             fields = ((b"Host", target.authority.encode()), *others)
         reply = ClientReply(
-            connection, is_http11=version >= (1, 1), is_head=method == "HEAD", close=close or self.closing
+            inbound.connection,
+            is_http11=inbound.version >= (1, 1),
+            is_head=method == "HEAD",
+            close=inbound.close or self.closing,
         )
         given_id = first(fields, b"x-request-id")
         request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else self._new_id()
@@ -186,15 +157,15 @@ class Relay:
             family=route.family,
             route=route.template,
             method=method,
-            received=received,
+            received=inbound.received,
             trace_id=_trace_id(first(fields, b"traceparent")),
         )
         added: list[Field] = [(b"X-Request-Id", request_id.encode())]
         if route.family is Family.ANTHROPIC:
             # The name under which Anthropic's client looks for it.
             added.append((b"Request-Id", request_id.encode()))
-        interim = _interim_writer(connection)
-        return Call(method, target.path, list(fields), body, route, reply, timeline, added, interim)
+        interim = _interim_writer(inbound.connection)
+        return Call(method, target.path, list(fields), inbound.body, route, reply, timeline, added, interim)
 
     async def _serve(self, call: Call, connection: ClientConnection) -> None:
         try:

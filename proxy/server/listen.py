@@ -16,6 +16,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.errors import BadRequest
+from proxy.relay.call import Inbound
 from proxy.relay.reply import ClientReply
 from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
@@ -263,14 +264,16 @@ class Listener(web.Server):
         connection.serving = True
         try:
             reply = await self._relay.serve(
-                method=request.method,
-                target=request.raw_path,
-                version=(version.major, version.minor),
-                fields=request.raw_headers,
-                body=request.content,
-                connection=connection,
-                received=received,
-                close=not request.keep_alive,
+                Inbound(
+                    method=request.method,
+                    target=request.raw_path,
+                    version=(version.major, version.minor),
+                    fields=request.raw_headers,
+                    body=request.content,
+                    connection=connection,
+                    received=received,
+                    close=not request.keep_alive,
+                )
             )
         finally:
             connection.serving = False
