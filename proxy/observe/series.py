@@ -8,10 +8,10 @@ from proxy.observe import labels
 from proxy.observe.timeline import Outcome, Start
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Gauge
+    from prometheus_client import Gauge
 
+    from proxy.observe.counting import Counter, Histogram
     from proxy.observe.families import Families
-    from proxy.observe.histogram import Histogram
 
 
 class EndpointSeries:

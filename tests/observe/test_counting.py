@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from proxy.observe.histogram import Histogram
+from proxy.observe.counting import Counter, Histogram
 
 BOUNDS = (0.0, 0.1, 1.0, 2.5)
 
@@ -24,6 +24,19 @@ def page(kind: type[prometheus_client.Histogram], values: list[float]) -> list[s
 @given(st.lists(st.sampled_from(BOUNDS) | st.floats(0, 100)))
 def test_it_counts_as_the_librarys_own(values: list[float]) -> None:
     assert page(Histogram, values) == page(prometheus_client.Histogram, values)
+
+
+@given(st.lists(st.integers(0, 1 << 40)))
+def test_a_counter_counts_as_the_librarys_own(values: list[int]) -> None:
+    pages = []
+    for kind in (Counter, prometheus_client.Counter):
+        registry = CollectorRegistry()
+        family = kind("calls", "text", ["model"], registry=registry)
+        for value in values:
+            family.labels("a").inc(value)
+        family.labels("b").inc()
+        pages.append([line for line in generate_latest(registry).decode().splitlines() if "_created" not in line])
+    assert pages[0] == pages[1]
 
 
 def test_an_exemplar_stands_at_its_bucket() -> None:
