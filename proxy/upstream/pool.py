@@ -6,6 +6,7 @@ No limit of its own: requests are bounded in front of it, and a limit here would
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Ollama's server (Go net/http without an IdleTimeout) keeps idle connections for ever; hops in between do not.
 IDLE_TIMEOUT_S: Final = 15.0
+# What one read can bring, and so what a client that stalls can leave with us beyond its write buffer's mark. The loop
+# reads up to 256 KiB at once.
+_RECEIVE_BUFFER_BYTES: Final = 32 * 1024
 
 
 class Exchange:
@@ -157,12 +161,13 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, protocol = await loop.create_connection(self._new, self._host, self._port)
+                transport, protocol = await loop.create_connection(self._new, self._host, self._port)
         except (OSError, TimeoutError) as error:
             raise UpstreamUnreachable(f"the upstream cannot be reached: {_reason(error)}") from error
         if not protocol.is_idle:
             protocol.abort()
             raise UpstreamUnreachable("the upstream closed the connection at once")
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._all.add(protocol)
         return protocol
 

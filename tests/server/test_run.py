@@ -355,7 +355,7 @@ async def test_an_upload_of_any_size_takes_no_memory() -> None:
 
 async def test_readers_that_stall_cost_little_and_end() -> None:
     """R7: at most 384 KiB each, however fast the upstream is."""
-    clients = 50
+    clients = 100
 
     async def script(seen: Seen, reply: Answering) -> None:
         if is_own_call(seen):
@@ -367,16 +367,18 @@ async def test_readers_that_stall_cost_little_and_end() -> None:
             await reply.drain()
             await asyncio.sleep(0)
 
-    async with upstream(script) as server, program(server.url, PILOTLIGHT_RELAY__WRITE_STALL_S="3") as running:
+    async with (
+        upstream(script) as server,
+        program(server.url, PILOTLIGHT_RELAY__WRITE_STALL_S="3") as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
         await running.until_ready()
-        before = running.rss_bytes()
-        stalled = []
-        for _ in range(clients):
-            each = await RawClient.open(running.listen)
+        most = before = running.rss_bytes()
+        stalled = [await RawClient.open(running.listen) for _ in range(clients)]
+        for each in stalled:
+            stack.callback(each.writer.transport.abort)
             each.writer.transport.pause_reading()
             each.post("/api/chat", chat())
-            stalled.append(each)
-        most = before
 
         def all_gone() -> bool:
             nonlocal most
@@ -386,8 +388,6 @@ async def test_readers_that_stall_cost_little_and_end() -> None:
 
         await until(all_gone, READY_S)
         assert (most - before) / clients < 384 * 1024
-        for each in stalled:
-            each.writer.transport.abort()
 
 
 async def test_readers_that_stall_do_not_hold_up_the_end() -> None:
