@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 # Modules (or folders) that alone may use an outside thing, named as it is imported.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "prometheus_client": ("observe.metrics", "observe.families", "observe.series", "observe.counting"),
+    "prometheus_client": ("observe.metrics", "observe.families", "observe.series"),
     "os.environ": ("settings.sources",),
     "os.getenv": ("settings.sources",),
     "aiohttp.ClientSession": ("upstream", "bench"),

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from proxy.observe import buckets
-from proxy.observe.counting import Counter, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

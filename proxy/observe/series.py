@@ -8,9 +8,8 @@ from proxy.observe import labels
 from proxy.observe.timeline import Outcome, Start
 
 if TYPE_CHECKING:
-    from prometheus_client import Gauge
+    from prometheus_client import Counter, Gauge, Histogram
 
-    from proxy.observe.counting import Counter, Histogram
     from proxy.observe.families import Families
 
 
