@@ -5,6 +5,7 @@ Whatever is not understood goes the same way without the middle: as it came.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -43,6 +44,10 @@ _MOST_ATTEMPTS: Final = 12
 _NOT_SENT_ON: Final = frozenset((b"content-length", b"expect", b"x-request-id", b"via"))
 # A reply that is read here must not be compressed; Ollama never does, a hop in front of it might.
 _NOT_SENT_ON_WHEN_READ: Final = _NOT_SENT_ON | {b"accept-encoding"}
+
+
+def _nothing() -> None:
+    """There is nothing else to do."""
 
 
 class Exchanges(Protocol):
@@ -133,8 +138,9 @@ class Generation:
                 decision=decision,
                 refuse_long_prompts=refuse_long and prepared.long_prompts != "cut",
             )
-            self._tell(call, outgoing, prepared)
-            delivery = await self._sent(call, connection, outgoing, facts)
+            call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
+            tell = functools.partial(self._tell, call, outgoing, prepared)
+            delivery = await self._sent(call, connection, outgoing, facts, tell)
             held = delivery.held
             if held is None:
                 return
@@ -194,8 +200,6 @@ class Generation:
         return prepared
 
     def _tell(self, call: Call, outgoing: Outgoing, prepared: Prepared) -> None:
-        call.timeline.rule = outgoing.rule
-        call.timeline.injected = outgoing.injected
         if outgoing.rule:
             self._metrics.rewrite(outgoing.rule, outgoing.mapper is not None)
         self._metrics.rewrite("keep_alive", prepared.keep_alive is not None)
@@ -204,18 +208,35 @@ class Generation:
         if prepared.told:
             call.added.append((b"X-Pilotlight-Options", prepared.told.encode()))
 
-    async def _sent(self, call: Call, connection: ClientConnection, outgoing: Outgoing, facts: ModelFacts) -> Delivery:
+    async def _sent(
+        self,
+        call: Call,
+        connection: ClientConnection,
+        outgoing: Outgoing,
+        facts: ModelFacts,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> Delivery:
         """One exchange that residency knows of."""
         self._residency.started(facts)
         try:
-            return await self._once(call, connection, outgoing)
+            return await self._once(call, connection, outgoing, meanwhile)
         finally:
             timeline = call.timeline
             ok = timeline.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
             self._residency.finished(facts, load_s=timeline.load_duration_s, ok=ok)
 
-    async def _once(self, call: Call, connection: ClientConnection, outgoing: Outgoing) -> Delivery:
-        """One exchange, whole: what has to be decided about is held, everything else is written."""
+    async def _once(
+        self,
+        call: Call,
+        connection: ClientConnection,
+        outgoing: Outgoing,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> Delivery:
+        """One exchange, whole: what has to be decided about is held, everything else is written.
+
+        Args:
+            meanwhile: Done once the request is on its way, before anything of the reply can be here.
+        """
         timeline = call.timeline
         delivery = Delivery(
             call.reply,
@@ -238,6 +259,7 @@ class Generation:
         try:
             delivery.flow = await self._exchanges.exchange(self._request(call, outgoing), delivery)
             timeline.sent = self._clock()
+            meanwhile()
             connection.on_writable = limits.on_writable
             if connection.writing_paused:
                 limits.on_writable(False)
@@ -245,12 +267,12 @@ class Generation:
         finally:
             connection.on_writable = None
             limits.close()
+            if limits.stalled:
+                timeline.error_code = CLIENT_STALLED
             # Whatever is still under way ends here; after a whole reply this does nothing. Not asked of ``done``: a
             # client that leaves cancels it together with us.
             if delivery.flow is not None:
                 delivery.flow.abort()
-            if limits.stalled:
-                timeline.error_code = CLIENT_STALLED
         self._note_failure(call, delivery)
         return delivery
 
