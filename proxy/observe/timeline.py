@@ -49,6 +49,13 @@ class Outcome(enum.StrEnum):
     REJECTED = "rejected"
 
 
+def outcome_of(status: int) -> Outcome:
+    """How a call ended whose reply has this status, as far as the status tells."""
+    if status >= 500:
+        return Outcome.UPSTREAM_ERROR
+    return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK
+
+
 class Start(enum.StrEnum):
     """Whether a call found its model resident: the ``start`` label of the time to first token."""
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.observe.final import FinalRecord, Tail, read_final
 from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
-from proxy.observe.timeline import Outcome, Timeline, server_timing
-from proxy.relay.reply import ClientReply, passed_fields
+from proxy.observe.timeline import Outcome, Timeline, outcome_of, server_timing
 from proxy.upstream.exchange import CUT_MESSAGE
-from proxy.wire.headers import Field, stream_fields
+from proxy.wire.headers import Field, end_to_end, stream_fields
 from proxy.wire.lines import LineSplitter
 from proxy.wire.shapes import JSON_TYPE, stream_error, stream_separator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from proxy.relay.reply import ClientReply
     from proxy.wire.http1 import ReplyHead
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
@@ -210,7 +210,7 @@ class Delivery:
 
     def _begin(self, head: ReplyHead) -> None:
         self._note_status(head.status)
-        fields = passed_fields(_as_whole(head.fields) if self._gather is not None else head.fields)
+        fields = end_to_end(_as_whole(head.fields) if self._gather is not None else head.fields)
         if self._is_stream:
             fields += stream_fields(fields)
         self._reply.start(
@@ -232,7 +232,7 @@ class Delivery:
         """A complete reply under a head whose body was replaced."""
         self._note_status(status)
         replaced = _as_whole(head.fields) if self._gather is not None else list(head.fields)
-        replaced = passed_fields(replaced, frozenset((b"content-length",)))
+        replaced = end_to_end(replaced, frozenset((b"content-length",)))
         replaced.append((b"Content-Length", b"%d" % len(body)))
         reason = head.reason if status == head.status else b""
         self._reply.start(status, reason, replaced + self._own_fields(), has_length=True, held=True)
@@ -243,10 +243,8 @@ class Delivery:
 
     def _note_status(self, status: int) -> None:
         self._timeline.status = status
-        if status >= 500:
-            self._timeline.outcome = Outcome.UPSTREAM_ERROR
-        elif status >= 400:
-            self._timeline.outcome = Outcome.CLIENT_ERROR
+        if status >= 400:
+            self._timeline.outcome = outcome_of(status)
 
     # --- pieces
 

@@ -15,11 +15,10 @@ from yarl import URL
 
 from proxy.errors import PilotlightError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from proxy.observe.final import Tail, read_final
-from proxy.observe.timeline import Outcome
+from proxy.observe.timeline import Outcome, outcome_of
 from proxy.relay.limits import CLIENT_STALLED
-from proxy.relay.reply import ClientConnection, passed_fields
 from proxy.upstream.exchange import CUT_MESSAGE
-from proxy.upstream.session import INVENTED_FIELDS, Sessions, fail_with_connection
+from proxy.upstream.session import INVENTED_FIELDS, Sessions, fail_with_connection, reply_head
 from proxy.wire.headers import Field, end_to_end, first, stream_fields
 from proxy.wire.routes import Kind
 from proxy.wire.shapes import stream_error, stream_separator
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from proxy.relay.call import Call
+    from proxy.relay.reply import ClientConnection
 
 # What aiohttp may repeat on its own: nothing changes when it is done twice, and there is no body to send again.
 _REPEATABLE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-_STREAM_TYPES: Final = (b"application/x-ndjson", b"text/event-stream")
 _NOT_SENT_ON: Final = frozenset((b"expect", b"x-request-id", b"via"))
 
 
@@ -55,13 +54,12 @@ class Passing:
         self._via = via
         self._clock = clock
 
-    async def serve(self, call: Call, connection: ClientConnection, body: bytes | None = None) -> None:
+    async def serve(self, call: Call, connection: ClientConnection) -> None:
         """Relay one request and its reply.
 
         Args:
-            call: Whose.
+            call: Whose; its body is streamed from the client.
             connection: The client's, for its write buffer.
-            body: The request's body where it was read already; ``None``: it is streamed from the client.
 
         Raises:
             UpstreamUnreachable: Nothing was sent.
@@ -69,7 +67,7 @@ class Passing:
             UpstreamTimeout: No connection within the time.
         """
         try:
-            async with self._request(call, body) as upstream:
+            async with self._request(call) as upstream:
                 await self._answer(call, connection, upstream)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise UpstreamUnreachable("the upstream cannot be reached") from error
@@ -83,8 +81,8 @@ class Passing:
                 raise broken_body from error
             raise UpstreamBroken("the upstream's reply cannot be read") from error
 
-    def _request(self, call: Call, body: bytes | None) -> aiohttp.client._RequestContextManager:
-        has_body = body is not None or _has_body(call.fields)
+    def _request(self, call: Call) -> aiohttp.client._RequestContextManager:
+        has_body = _has_body(call.fields)
         reuse = call.method in _REPEATABLE and not has_body
         session = self._sessions.pooled if reuse else self._sessions.fresh
         headers = CIMultiDict[str]()
@@ -95,34 +93,33 @@ class Passing:
             headers.add(spelt.setdefault(text.lower(), text), value.decode())
         headers["X-Request-Id"] = call.timeline.request_id
         headers["Via"] = via_value(call.fields, self._via)
-        data = body if body is not None else _pieces(call) if has_body else None
         call.timeline.sent = self._clock()
         return session.request(
             call.method,
             URL(self._base_url + call.path, encoded=True),
             headers=headers,
-            data=data,
+            data=_pieces(call) if has_body else None,
             allow_redirects=False,
             skip_auto_headers=INVENTED_FIELDS,
         )
 
     async def _answer(self, call: Call, connection: ClientConnection, upstream: aiohttp.ClientResponse) -> None:
         timeline, reply = call.timeline, call.reply
+        head = reply_head(upstream)
+        is_stream = head.is_stream
         timeline.upstream_head = self._clock()
-        timeline.status = upstream.status
-        timeline.outcome = _outcome(upstream.status)
-        fields = passed_fields(upstream.raw_headers)
-        content_type = (first(fields, b"content-type") or b"").partition(b";")[0].strip().lower()
-        is_stream = content_type in _STREAM_TYPES
+        timeline.status = head.status
+        timeline.outcome = outcome_of(head.status)
         timeline.stream = is_stream
+        fields = end_to_end(head.fields)
         if is_stream:
             fields += stream_fields(fields)
         reply.start(
-            upstream.status,
-            (upstream.reason or "").encode("latin-1", "replace"),
+            head.status,
+            head.reason,
             fields + call.added,
-            has_length=first(fields, b"content-length") is not None,
-            has_body=upstream.status not in (204, 304),
+            has_length=head.length_bytes is not None,
+            has_body=head.status not in (204, 304),
         )
         fail_with_connection(upstream)
         tail = Tail()
@@ -235,9 +232,3 @@ def via_value(fields: list[Field], own: str) -> str:
         return own
     earlier = [value.decode("latin-1") for name, value in fields if name.lower() == b"via"]
     return ", ".join([*earlier, own])
-
-
-def _outcome(status: int) -> Outcome:
-    if status >= 500:
-        return Outcome.UPSTREAM_ERROR
-    return Outcome.CLIENT_ERROR if status >= 400 else Outcome.OK

@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.wire.headers import Field, encode, end_to_end
+from proxy.wire.headers import Field, encode
 from proxy.wire.http1 import LAST_CHUNK, chunk
 
 if TYPE_CHECKING:
@@ -198,11 +198,6 @@ class ClientReply:
         transport = self._connection.transport
         if transport is not None and not transport.is_closing():
             transport.write(data)
-
-
-def passed_fields(fields: Sequence[Field], without: frozenset[bytes] = frozenset()) -> list[Field]:
-    """The fields of an upstream's head that cross to the client."""
-    return end_to_end(fields, without)
 
 
 def _phrase(status: int) -> bytes:

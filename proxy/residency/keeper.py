@@ -92,10 +92,6 @@ class Keeper:
         return f"<Keeper {'up' if self._is_up else 'down'} {[runner.state.value for runner in self._runners.kept()]}>"
 
     @property
-    def is_up(self) -> bool:
-        return self._is_up
-
-    @property
     def is_ready(self) -> bool:
         """Whether requests are as fast as they can be; once that was so, whether Ollama answers."""
         return self._is_up and self._was_ready

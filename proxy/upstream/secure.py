@@ -10,9 +10,8 @@ from yarl import URL
 
 from proxy.errors import UpstreamBroken, UpstreamUnreachable
 from proxy.upstream.exchange import CUT_MESSAGE, NoReply, Sink, UpstreamRequest
-from proxy.upstream.session import INVENTED_FIELDS, fail_with_connection
-from proxy.wire.headers import first
-from proxy.wire.http1 import ReplyHead, chunk
+from proxy.upstream.session import INVENTED_FIELDS, fail_with_connection, reply_head
+from proxy.wire.http1 import chunk
 
 
 class SecureExchange:
@@ -40,7 +39,7 @@ class SecureExchange:
         return (0, False)
 
     async def _feed(self) -> None:
-        head = _head(self._reply)
+        head = reply_head(self._reply)
         fail_with_connection(self._reply)
         try:
             self._sink.on_head(head)
@@ -105,17 +104,3 @@ class SecureExchanges:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-
-
-def _head(reply: aiohttp.ClientResponse) -> ReplyHead:
-    fields = tuple(reply.raw_headers)
-    length = first(fields, b"content-length")
-    return ReplyHead(
-        status=reply.status,
-        reason=(reply.reason or "").encode("latin-1", "replace"),
-        fields=fields,
-        chunked=length is None,
-        length_bytes=None if length is None else int(length),
-        reusable=False,
-        content_type=(first(fields, b"content-type") or b"").partition(b";")[0].strip().lower(),
-    )

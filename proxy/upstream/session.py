@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from proxy.wire.headers import first
+from proxy.wire.http1 import ReplyHead
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -91,3 +94,18 @@ def fail_with_connection(reply: aiohttp.ClientResponse) -> None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
 
     closed.add_done_callback(on_closed)
+
+
+def reply_head(reply: aiohttp.ClientResponse) -> ReplyHead:
+    """The head of a reply that aiohttp's client read; the connection is aiohttp's to keep."""
+    fields = tuple(reply.raw_headers)
+    length = first(fields, b"content-length")
+    return ReplyHead(
+        status=reply.status,
+        reason=(reply.reason or "").encode("latin-1", "replace"),
+        fields=fields,
+        chunked=length is None,
+        length_bytes=None if length is None else int(length),
+        reusable=False,
+        content_type=(first(fields, b"content-type") or b"").partition(b";")[0].strip().lower(),
+    )
