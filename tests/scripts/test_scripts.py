@@ -28,6 +28,12 @@ def test_continuous_integration_runs_the_test_script_and_nothing_else() -> None:
     assert command.endswith('/../scripts/test"')
 
 
+def test_the_set_up_installs_the_locked_packages_without_resolving_any() -> None:
+    installs = [line for line in commands(ROOT / "scripts" / "setup") if "pip install" in line]
+    assert len(installs) == 2
+    assert all(" --no-deps " in line for line in installs)
+
+
 def test_the_summary_of_the_tests_is_the_last_line() -> None:
     assert [line.split()[0] for line in commands(ROOT / "scripts" / "test")[-2:]] == [".venv/bin/pytest", "exit"]
 
