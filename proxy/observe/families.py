@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from proxy.observe import buckets
+from proxy.observe.gaps import GapHistogram
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics import MetricWrapperBase
 
-F = TypeVar("F", bound="MetricWrapperBase")
+F = TypeVar("F", bound="MetricWrapperBase | GapHistogram")
 
 
 class Family(NamedTuple):
@@ -37,7 +38,7 @@ class Families:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self.listing: list[Family] = []
-        self._by_model: list[MetricWrapperBase] = []
+        self._by_model: list[MetricWrapperBase | GapHistogram] = []
         self._add_calls()
         self._add_queue_and_cache()
         self._add_upstream()
@@ -73,9 +74,10 @@ class Families:
         self.ttfb = self._histogram(
             "llm_time_to_first_byte_seconds", "First request byte to first body byte", buckets.TTFT_S, "endpoint"
         )
-        self.inter_chunk = self._histogram(
-            "llm_inter_chunk_latency_seconds", "Gap between content chunks as relayed", buckets.CHUNK_S, "model"
-        )
+        name = "llm_inter_chunk_latency_seconds"
+        self.inter_chunk = GapHistogram(name, "Gap between content chunks as relayed", buckets.CHUNK_S)
+        self._registry.register(self.inter_chunk)
+        self._noted(self.inter_chunk, Family(name, "histogram", ("model",), buckets.CHUNK_S))
         self.per_token = self._histogram(
             "llm_time_per_output_token_seconds", "Ollama's eval_duration / eval_count", buckets.CHUNK_S, "model"
         )

@@ -23,7 +23,7 @@ from proxy.observe.series import EndpointSeries, ModelSeries
 from proxy.observe.timeline import Outcome, Phase, parts, start, total_s, ttft_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client import Metric
     from prometheus_client.registry import Collector
@@ -101,14 +101,14 @@ class Metrics:
         self._observe_final_record(t, series, endpoint.name)
         return label
 
-    def chunk_gap(self, model: str) -> Callable[[float], None]:
-        """What takes the seconds between two content chunks; ask once per request, call for every chunk."""
+    def chunk_gaps(self, model: str) -> Callable[[Sequence[float], float | None], None]:
+        """What takes the times of a stream's pieces (:meth:`GapCounts.add`); ask once per request."""
         label = self._labels.of(model)
         series = self._models.get(label)
         if series is not None:
-            return series.gap.observe
+            return series.gaps.add
         # No series yet: Ollama may still say that there is no such model.
-        return lambda seconds: self._series(label).gap.observe(seconds)
+        return lambda times, since: self._series(label).gaps.add(times, since)
 
     def incomplete(self, endpoint: str) -> None:
         """A reply ended without its final record. ``call_finished`` counts what is marked so by itself."""

@@ -6,7 +6,6 @@ without encoding anything.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 LIMIT = 1000
 
@@ -24,12 +23,10 @@ class Recent:
 
     Args:
         limit: How many rows are kept.
-        clock: Seconds since 1970, for the time of day at which a request ended.
     """
 
-    def __init__(self, limit: int = LIMIT, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
         self._rows: deque[bytes] = deque(maxlen=limit)
-        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<Recent rows={len(self._rows)} limit={self._rows.maxlen}>"
@@ -37,8 +34,9 @@ class Recent:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        at = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+    def add(self, row: Mapping[str, Any], finished_unix: float) -> None:
+        """Note a row, and the time of day at which its request ended: seconds since 1970."""
+        at = datetime.fromtimestamp(finished_unix, UTC).isoformat(timespec="milliseconds")
         self._rows.append(orjson.dumps({"finished_at": at, **row}))
 
     def page(self, limit: int | None = None) -> bytes:

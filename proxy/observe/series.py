@@ -29,7 +29,7 @@ class ModelSeries:
     """What every call for one model touches."""
 
     __slots__ = (
-        "_avoided", "_calls", "_families", "_first_token", "_model", "duration", "gap", "load", "load_duration",
+        "_avoided", "_calls", "_families", "_first_token", "_model", "duration", "gaps", "load", "load_duration",
         "other", "per_token", "prompt", "prompt_eval", "proxy", "queue", "tokens_in", "tokens_out",
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ class ModelSeries:
         self.queue, self.load, self.prompt, self.proxy, self.other = (
             families.ttft_part.labels(model, part) for part in ("queue", "load", "prompt", "proxy", "other")
         )
-        self.gap = families.inter_chunk.labels(model)
+        self.gaps = families.inter_chunk.labels(model)
         self.per_token = families.per_token.labels(model)
         self.load_duration = families.load_duration.labels(model)
         self.prompt_eval = families.prompt_eval.labels(model)

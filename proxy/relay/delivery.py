@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import PilotlightError, UpstreamBroken
-from proxy.observe.final import FinalRecord, Tail, read_final
+from proxy.observe.final import TAIL_BYTES, FinalRecord, read_final
 from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
 from proxy.observe.timeline import Outcome, Timeline, outcome_of, server_timing
 from proxy.upstream.exchange import CUT_MESSAGE
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
 _LARGEST_HELD_BYTES: Final = 256 * 1024
+# Pieces whose times and last bytes are noted before they are worked out.
+_MOST_NOTED: Final = 32
 # Of an error that ends a reply under way; every other one is the upstream's.
 _OUTCOMES: Final = {503: Outcome.REJECTED, 504: Outcome.TIMEOUT}
 
@@ -82,7 +84,7 @@ class Delivery:
         reply: The client's side.
         timeline: Gets the marks.
         added: Fields for the client's head.
-        on_gap: Told of the seconds between two pieces of a stream.
+        on_gaps: Told when pieces of a stream were passed on, many at once, and when the one before them was.
         clock: Monotonic seconds.
         mapper: Translates every frame, and every error.
         gather: The client asked for no stream; takes the (mapped) frames.
@@ -103,7 +105,7 @@ class Delivery:
         timeline: Timeline,
         *,
         added: list[Field],
-        on_gap: Callable[[float], None],
+        on_gaps: Callable[[Sequence[float], float | None], None],
         clock: Callable[[], float],
         mapper: FrameMapper | None = None,
         gather: Assembler | None = None,
@@ -112,7 +114,7 @@ class Delivery:
         self._reply = reply
         self._timeline = timeline
         self._added = added
-        self._on_gap = on_gap
+        self._on_gaps = on_gaps
         self._clock = clock
         self._mapper = mapper
         self._gather = gather
@@ -120,10 +122,11 @@ class Delivery:
         self._head: ReplyHead | None = None
         self._holding: _Holding | None = None
         self._lines: LineSplitter | None = None
-        self._tail = Tail()
         self._tokens = FirstToken(timeline.family)
+        self._seeks_tokens = True
         self._is_stream = False
-        self._last_piece = 0.0
+        self._times: list[float] = []
+        self._kept: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self.is_over = False
@@ -157,14 +160,18 @@ class Delivery:
         if self._holding is not None:
             self._hold(self._holding, payload)
             return
-        read = 0.0 if self._tokens.done or not self._is_stream else self._clock()
-        if self._lines is None:
+        if self._seeks_tokens:
+            self._deliver_seeking(raw, payload)
+        elif self._lines is None:
             self._reply.write_framed(raw, payload)
         else:
             self._translate(self._lines.feed(payload))
-        if read:
-            self._mark_tokens(payload, read)
-        self._note(payload)
+        # What is told of each piece is only noted here, and worked out for many at once.
+        now = self.last_activity = self._clock()
+        self._times.append(now)
+        self._kept.append(payload if len(payload) <= TAIL_BYTES else payload[-TAIL_BYTES:])
+        if len(self._times) >= _MOST_NOTED:
+            self.settle()
 
     def on_end(self) -> None:
         if self._holding is not None:
@@ -185,6 +192,18 @@ class Delivery:
         self._finish()
 
     # --- for the relay
+
+    def settle(self) -> None:
+        """Work out what was noted of the pieces so far: gaps and counts into metrics and timeline, the tail kept."""
+        times, timeline = self._times, self._timeline
+        if not times:
+            return
+        if self._is_stream and (timeline.chunks or len(times) > 1):
+            self._on_gaps(times, timeline.last_token if timeline.chunks else None)
+        timeline.chunks += len(times)
+        timeline.last_token = times[-1]
+        times.clear()
+        self._kept = [b"".join(self._kept)[-TAIL_BYTES:]]
 
     def on_writable(self, writable: bool) -> None:
         """The client's write buffer fell below its mark, or rose above it."""
@@ -259,29 +278,31 @@ class Delivery:
         if self._mapper is not None:
             lines = [self._mapper.map_frame(line) for line in lines]
         if self._gather is None:
-            self._reply.write(b"".join(lines))
+            self._reply.write(lines[0] if len(lines) == 1 else b"".join(lines))
         else:
             for line in lines:
                 self._gather.add(line)
 
-    def _mark_tokens(self, payload: bytes, read: float) -> None:
+    def _deliver_seeking(self, raw: bytes, payload: bytes) -> None:
+        """A piece that may hold the first token of the reply, or of its answer."""
+        timeline = self._timeline
+        read = self._clock()
+        if self._lines is None:
+            self._reply.write_framed(raw, payload)
+        else:
+            self._translate(self._lines.feed(payload))
+        if timeline.first_byte is None and self._reply.started:
+            timeline.first_byte = self._clock()
+        if not self._is_stream:
+            self._seeks_tokens = False
+            return
         found = self._tokens.feed(payload)
         if found & TOKEN:
-            self._timeline.token_read = read
-            self._timeline.first_token = self._clock()
+            timeline.token_read = read
+            timeline.first_token = self._clock()
         if found & ANSWER:
-            self._timeline.first_answer = self._clock()
-
-    def _note(self, payload: bytes) -> None:
-        now = self.last_activity = self._clock()
-        timeline = self._timeline
-        if timeline.chunks and self._is_stream:
-            self._on_gap(now - self._last_piece)
-        elif self._reply.started:
-            timeline.first_byte = now
-        self._last_piece = timeline.last_token = now
-        timeline.chunks += 1
-        self._tail.feed(payload)
+            timeline.first_answer = self._clock()
+        self._seeks_tokens = not self._tokens.done
 
     # --- ending
 
@@ -310,7 +331,7 @@ class Delivery:
     def _read_final(self) -> FinalRecord | None:
         if self._timeline.status not in (0, 200):
             return None
-        record = read_final(self._tail.read(), self._timeline.family, stream=self._is_stream)
+        record = read_final(b"".join(self._kept), self._timeline.family, stream=self._is_stream)
         if record is not None:
             record.onto(self._timeline)
             if record.failed:
@@ -331,6 +352,7 @@ class Delivery:
             self._reply.fail(b"")
 
     def _finish(self) -> None:
+        self.settle()
         self.is_over = True
         if not self.done.done():
             self.done.set_result(None)

@@ -242,7 +242,7 @@ class Generation:
             call.reply,
             timeline,
             added=call.added,
-            on_gap=self._metrics.chunk_gap(timeline.model),
+            on_gaps=self._metrics.chunk_gaps(timeline.model),
             clock=self._clock,
             mapper=outgoing.mapper,
             gather=outgoing.gather,
@@ -267,6 +267,7 @@ class Generation:
         finally:
             connection.on_writable = None
             limits.close()
+            delivery.settle()
             if limits.stalled:
                 timeline.error_code = CLIENT_STALLED
             # Whatever is still under way ends here; after a whole reply this does nothing. Not asked of ``done``: a

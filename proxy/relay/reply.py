@@ -121,16 +121,23 @@ class ClientReply:
 
     def write(self, payload: bytes) -> None:
         """A piece of the body, without framing."""
-        if payload and not self._is_head:
-            self._count(payload)
-            self._write(chunk(payload) if self._chunked else payload)
+        if payload:
+            self.write_framed(chunk(payload) if self._chunked else payload, payload)
 
     def write_framed(self, raw: bytes, payload: bytes) -> None:
         """A piece of a chunked body with the framing that it came with."""
         if self._is_head:
             return
-        self._count(payload)
-        self._write(raw if self._chunked else payload)
+        size = len(payload)
+        self.body_bytes += size
+        self._tail = payload if size > 1 else self._tail[-1:] + payload
+        data = raw if self._chunked else payload
+        if self._unsent:
+            data = self._unsent + data
+            self._unsent = b""
+        transport = self._connection.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def end(self) -> None:
         """The body is complete."""
@@ -186,10 +193,6 @@ class ClientReply:
         self.close = True
         if self._connection.transport is not None:
             self._connection.transport.abort()
-
-    def _count(self, payload: bytes) -> None:
-        self.body_bytes += len(payload)
-        self._tail = payload if len(payload) > 1 else self._tail[-1:] + payload
 
     def _write(self, data: bytes) -> None:
         if self._unsent:

@@ -91,6 +91,13 @@ class Proxy:
                 on_retry=self.metrics.upstream_retry,
                 clock=clock,
             )
+        self._observer = Observer(
+            self.metrics,
+            self._recent,
+            self._stats,
+            structlog.get_logger("proxy.request"),
+            later=asyncio.get_running_loop().call_later,
+        )
         self.relay = Relay(
             Generation(settings, self._exchanges, catalogue, self.residency, self.metrics, via=via, clock=clock),
             Passing(
@@ -101,7 +108,7 @@ class Proxy:
                 clock=clock,
             ),
             catalogue,
-            Observer(self.metrics, self._recent, self._stats, structlog.get_logger("proxy.request")),
+            self._observer,
             via_name=via_name,
             on_loop=self._on_loop,
             clock=clock,
@@ -169,6 +176,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._listener.shutdown(_FLUSH_S)
+        self._observer.settle()
         await self.residency.aclose()
         await self._catalogue.aclose()
         await self._exchanges.aclose()
@@ -184,6 +192,7 @@ class Proxy:
             stats=self._stats,
             is_ready=lambda: self.is_ready,
             models=self.residency.models,
+            settle=self._observer.settle,
         )
         self._admin = web.AppRunner(admin, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_S)
         await self._admin.setup()

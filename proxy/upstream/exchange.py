@@ -9,7 +9,6 @@ Everything that is not a generation on an ``http://`` upstream goes through aioh
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from proxy.errors import PilotlightError, UpstreamBroken
@@ -65,13 +64,14 @@ class Sink(Protocol):
         """The exchange failed; ``on_head`` may or may not have been called. Nothing follows."""
 
 
-class _Phase(enum.IntEnum):
-    IDLE = 0
-    HEAD = 1
-    CHUNKED = 2
-    COUNTED = 3
-    UNTIL_CLOSE = 4
-    CLOSED = 5
+# Plain numbers: before Python 3.12 a look at an enumeration's member is a call of its own, and there is one per token.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_CHUNKED: Final = 2
+_COUNTED: Final = 3
+_UNTIL_CLOSE: Final = 4
+_CLOSED: Final = 5
+_PHASES: Final = ("idle", "head", "chunked", "counted", "until_close", "closed")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -106,7 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._head_bytes = b""
         self._has_answered = False
         self._chunks = ChunkFollower()
@@ -116,11 +116,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def __repr__(self) -> str:
-        return f"<UpstreamConnection {self._phase.name.lower()}, {self.exchanges} exchanges>"
+        return f"<UpstreamConnection {_PHASES[self._phase]}, {self.exchanges} exchanges>"
 
     @property
     def is_idle(self) -> bool:
-        return self._phase is _Phase.IDLE and self._transport is not None and not self._transport.is_closing()
+        return self._phase == _IDLE and self._transport is not None and not self._transport.is_closing()
 
     def carries(self, sink: Sink) -> bool:
         """Whether this connection's exchange is still that sink's."""
@@ -133,10 +133,10 @@ class UpstreamConnection(asyncio.Protocol):
             request: Head and body.
             sink: Gets the reply. After :meth:`abort` it is not called any more.
         """
-        if self._transport is None or self._phase is not _Phase.IDLE:
+        if self._transport is None or self._phase != _IDLE:
             raise RuntimeError(f"{self!r} cannot take a request")
         self._sink = sink
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self._head_bytes = b""
         self._has_answered = False
         self.exchanges += 1
@@ -162,13 +162,19 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         try:
-            if phase is _Phase.CHUNKED:
-                self._feed_chunked(data)
-            elif phase is _Phase.HEAD:
+            if phase == _CHUNKED:
+                # Nearly every piece of nearly every reply: so in one step, from the socket to the sink.
+                chunks = self._chunks
+                raw, payload = chunks.feed(data)
+                if raw and self._sink is not None:
+                    self._sink.on_body(raw, payload)
+                if chunks.done:
+                    self._finish(chunks.surplus)
+            elif phase == _HEAD:
                 self._feed_head(data)
-            elif phase is _Phase.COUNTED:
+            elif phase == _COUNTED:
                 self._feed_counted(data)
-            elif phase is _Phase.UNTIL_CLOSE:
+            elif phase == _UNTIL_CLOSE:
                 # The end of the connection ends this body, and cannot end the client's: it is framed anew.
                 self._deliver(chunk(data), data)
             else:
@@ -181,13 +187,13 @@ class UpstreamConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        phase, self._phase = self._phase, _Phase.CLOSED
+        phase, self._phase = self._phase, _CLOSED
         sink, self._sink = self._sink, None
         self._transport = None
         if sink is not None:
-            if phase is _Phase.UNTIL_CLOSE and exc is None:
+            if phase == _UNTIL_CLOSE and exc is None:
                 sink.on_end()
-            elif phase is _Phase.HEAD and not self._has_answered:
+            elif phase == _HEAD and not self._has_answered:
                 sink.on_failure(NoReply("the upstream closed the connection without a reply"))
             else:
                 sink.on_failure(UpstreamBroken(CUT_MESSAGE))
@@ -213,27 +219,19 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin_body(self, head: ReplyHead, rest: bytes) -> None:
         self._reusable = head.reusable
         if head.chunked:
-            self._phase = _Phase.CHUNKED
+            self._phase = _CHUNKED
             self._chunks = ChunkFollower()
         elif head.length_bytes is None:
-            self._phase = _Phase.UNTIL_CLOSE
+            self._phase = _UNTIL_CLOSE
         else:
-            self._phase = _Phase.COUNTED
+            self._phase = _COUNTED
             self._remaining_bytes = head.length_bytes
         if self._sink is not None:
             self._sink.on_head(head)
-        if self._phase is _Phase.COUNTED:
+        if self._phase == _COUNTED:
             self._feed_counted(rest)
         elif rest:
             self.data_received(rest)
-
-    def _feed_chunked(self, data: bytes) -> None:
-        chunks = self._chunks
-        raw, payload = chunks.feed(data)
-        if raw:
-            self._deliver(raw, payload)
-        if chunks.done:
-            self._finish(chunks.surplus)
 
     def _feed_counted(self, data: bytes) -> None:
         piece = data[: self._remaining_bytes]
@@ -251,7 +249,7 @@ class UpstreamConnection(asyncio.Protocol):
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         if surplus or not self._reusable:
             self._close()
             sink.on_end()
@@ -268,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
             sink.on_failure(error)
 
     def _close(self) -> None:
-        self._phase = _Phase.CLOSED
+        self._phase = _CLOSED
         if self._transport is not None:
             self._transport.abort()
 

@@ -22,6 +22,8 @@ _FIELD_LINE = re.compile(
 )
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+# Size lines of whole chunks, in the plain spelling, by which nearly every token's chunk is known with one look-up.
+_SIZES: Final = {b"%x" % size: size for size in range(1, 1024)}
 
 
 class ProtocolError(Exception):
@@ -128,11 +130,22 @@ class ChunkFollower:
         surplus: Bytes after the end; a peer that sends them is not reused.
     """
 
-    __slots__ = ("_held", "_in_trailer", "_pieces", "_raw", "done", "owed_bytes", "owes_line_end", "surplus")
+    __slots__ = (
+        "_held",
+        "_in_trailer",
+        "_is_between_chunks",
+        "_pieces",
+        "_raw",
+        "done",
+        "owed_bytes",
+        "owes_line_end",
+        "surplus",
+    )
 
     def __init__(self) -> None:
         self._held = b""
         self._in_trailer = False
+        self._is_between_chunks = True
         self._pieces: list[bytes] = []
         self._raw: list[bytes] = []
         self.owed_bytes = 0
@@ -151,10 +164,12 @@ class ChunkFollower:
         Raises:
             ProtocolError: The framing is broken.
         """
-        if not self._held and not self.owed_bytes and not self.owes_line_end and not self._in_trailer:
-            whole = _single_chunk(data)
-            if whole is not None:
-                return data, whole
+        if self._is_between_chunks:
+            # A piece that is exactly one whole chunk: what Ollama sends for nearly every token.
+            end = data.find(b"\r\n", 0, 10)
+            size = _SIZES.get(data[:end]) if end > 0 else None
+            if size is not None and size + end + 4 == len(data) and data.endswith(b"\r\n"):
+                return data, data[end + 2 : -2]
         return self._walk(data)
 
     def _walk(self, data: bytes) -> tuple[bytes, bytes]:
@@ -178,6 +193,7 @@ class ChunkFollower:
             # Nothing of these bytes is returned, so the open chunk is still owed what it was owed before them.
             self.owed_bytes, self.owes_line_end = owed
             raise
+        self._is_between_chunks = not (self._held or self.owed_bytes or self.owes_line_end or self._in_trailer)
         if self.done:
             self.surplus = data[position:]
         return b"".join(self._raw), b"".join(self._pieces)
@@ -230,21 +246,6 @@ class ChunkFollower:
     def _hold(self, data: bytes, position: int) -> int:
         self._held = data[position:]
         return len(data)
-
-
-def _single_chunk(data: bytes) -> bytes | None:
-    """The payload, where a piece is exactly one whole chunk: what Ollama sends for nearly every token."""
-    end = data.find(b"\r\n", 0, 10)
-    if end <= 0 or not data.endswith(b"\r\n"):
-        return None
-    try:
-        size = int(data[:end], 16)
-    except ValueError:
-        return None
-    # int() also reads "0x7f", "+7f" and "7_f", which are no chunk sizes: only the plain spelling takes this way.
-    if size + end + 4 != len(data) or size == 0 or b"%x" % size != data[:end]:
-        return None
-    return data[end + 2 : -2]
 
 
 def chunk(payload: bytes) -> bytes:

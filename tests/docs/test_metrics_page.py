@@ -165,7 +165,7 @@ def full_call() -> Timeline:
 
 async def test_examples_have_the_shape_of_the_answers(aiohttp_client: Serve) -> None:
     recent, stats = Recent(), Stats()
-    recent.add(describe(full_call()))
+    recent.add(describe(full_call()), 1_800_000_000.0)
     stats.add("llama3.2:3b", call(first_token=0.15, finished=3.0))
     stats.add("llama3.2:3b", call(first_token=2.5, finished=3.0, load_wait_s=2.0))
     models = example("/models")["models"]

@@ -271,7 +271,7 @@ def test_ten_thousand_hostile_names_add_no_series() -> None:
     for name in names:
         finish(metrics, [call(name)])
         finish(metrics, [call(name, status=404, outcome=Outcome.CLIENT_ERROR)])
-        metrics.chunk_gap(name)(0.01)
+        metrics.chunk_gaps(name)([0.0, 0.01], None)
         metrics.http_request("/api/tags", name, 200)
         metrics.upstream_error(name)
         metrics.disconnect(name)
@@ -377,19 +377,22 @@ def test_gaps_are_observed_for_the_model() -> None:
     metrics.know_models(["guest"])
 
     for model in ("kept", "guest", "ghost"):
-        observe = metrics.chunk_gap(model)
-        observe(0.25)
-        observe(0.25)
+        add = metrics.chunk_gaps(model)
+        add([1.0], None)
+        add([1.25, 1.255], 1.0)
 
     for label in ("kept:latest", "guest:latest", "other"):
-        assert value(metrics, "llm_inter_chunk_latency_seconds_sum", model=label) == 0.5
+        assert value(metrics, "llm_inter_chunk_latency_seconds_sum", model=label) == pytest.approx(0.255)
+        assert value(metrics, "llm_inter_chunk_latency_seconds_count", model=label) == 2
+        assert value(metrics, "llm_inter_chunk_latency_seconds_bucket", model=label, le="0.01") == 1
+        assert value(metrics, "llm_inter_chunk_latency_seconds_bucket", model=label, le="0.3") == 2
 
 
 def test_asking_for_gaps_makes_no_series() -> None:
     metrics = Metrics()
     metrics.know_models(["gone"])
 
-    metrics.chunk_gap("gone")
+    metrics.chunk_gaps("gone")
 
     assert labels_of(metrics, "model") == {"other"}
 

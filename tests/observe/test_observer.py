@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.observe.logs import ErrorLimit, open_log
 from proxy.observe.metrics import Metrics
@@ -12,15 +12,18 @@ from proxy.observe.stats import Stats
 from proxy.observe.timeline import Outcome, Phase, Timeline
 from proxy.wire.routes import Family
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Observed:
-    def __init__(self) -> None:
+    def __init__(self, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
         self.stream = io.BytesIO()
         self.metrics = Metrics(["llama3.2"])
         self.recent = Recent()
         self.stats = Stats()
         log = open_log(self.stream, "json", "info", ErrorLimit())
-        self.observer = Observer(self.metrics, self.recent, self.stats, log)
+        self.observer = Observer(self.metrics, self.recent, self.stats, log, later=later)
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stream.getvalue().splitlines()]
@@ -86,4 +89,33 @@ def test_models_that_do_not_exist_share_one_window_of_statistics() -> None:
         observed.observer.finish(t)
 
     assert list(observed.stats.snapshot()["models"]) == ["other"]
+    assert len(observed.lines()) == 100
+
+
+def test_requests_that_end_together_are_told_of_together_and_with_their_own_time() -> None:
+    timers: list[tuple[float, Callable[[], None]]] = []
+    observed = Observed(later=lambda delay_s, call: timers.append((delay_s, call)))
+
+    for _ in range(3):
+        t = call()
+        observed.observer.start(t)
+        observed.observer.finish(t)
+    ((delay_s, settle),) = timers
+
+    assert 0 < delay_s <= 0.1
+    assert observed.lines() == []
+    settle()
+    assert len(observed.lines()) == len(observed.recent.rows()) == 3
+    observed.observer.finish(call())
+    assert len(timers) == 2
+
+
+def test_many_requests_that_end_together_do_not_pile_up() -> None:
+    observed = Observed(later=lambda delay_s, call: None)
+
+    for _ in range(100):
+        observed.observer.finish(call())
+
+    assert len(observed.lines()) == 64
+    observed.observer.settle()
     assert len(observed.lines()) == 100

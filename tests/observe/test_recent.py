@@ -6,10 +6,10 @@ from proxy.observe.recent import LIMIT, Recent
 
 
 def test_the_newest_is_first_and_the_oldest_goes() -> None:
-    recent = Recent(limit=3, clock=lambda: 1_800_000_000.25)
+    recent = Recent(limit=3)
 
     for n in range(5):
-        recent.add({"n": n})
+        recent.add({"n": n}, 1_800_000_000.25)
 
     assert [row["n"] for row in recent.rows()] == [4, 3, 2]
     assert [row["n"] for row in recent.rows(2)] == [4, 3]
@@ -21,7 +21,7 @@ def test_a_thousand_are_kept() -> None:
     recent = Recent()
 
     for n in range(LIMIT + 10):
-        recent.add({"n": n})
+        recent.add({"n": n}, 1_800_000_000.25)
 
     assert len(recent) == LIMIT == 1000
     assert len(orjson.loads(recent.page())["requests"]) == 1000

@@ -131,7 +131,7 @@ async def test_recent_requests_are_newest_first(
     client: TestClient[web.Request, web.Application], behind: Behind
 ) -> None:
     for n in range(3):
-        behind.recent.add({"request_id": str(n)})
+        behind.recent.add({"request_id": str(n)}, 1_800_000_000.0)
 
     everything = await (await client.get("/requests")).json()
     assert [row["request_id"] for row in everything["requests"]] == ["2", "1", "0"]
