@@ -2,12 +2,19 @@
 
     PilotlightError
     ├── BadRequest            400  bad_request          we cannot read it, or it would harm the server
+    ├── Unauthorized          401  unauthorized         no key, or one that is unknown, expired or revoked
+    ├── Forbidden             403  forbidden            this caller may not do this
+    ├── OriginRefused         403  origin_refused       a web page that may not call here
     ├── MethodNotAllowed      405  method_not_allowed   CONNECT
+    ├── RequestTimeout        408  request_timeout      the client is too slow with its body
     ├── BodyTooLarge          413  body_too_large       more than edge.max_body
+    ├── MisdirectedHost       421  misdirected_host     a host name that this proxy does not have
+    ├── RateLimited           429  rate_limited         more requests than this client's rate allows
     ├── LoadFailed            500  load_failed          Ollama could not load the model; its own text
     ├── NotImplementedHere    501  not_implemented      a transfer coding beside chunked
     ├── UpstreamUnreachable   502  upstream_unreachable nothing was sent; the only one that may be retried
     ├── UpstreamBroken        502  upstream_broken      malformed or cut-off reply
+    ├── Overloaded            503  overloaded           the queue is full, or the wait was too long
     ├── ShuttingDown          503  shutting_down
     ├── UpstreamTimeout       504  upstream_timeout     a limit of ours passed
     ├── VersionNotSupported   505  version_not_supported
@@ -45,14 +52,51 @@ class BadRequest(PilotlightError):
     code = "bad_request"
 
 
+class Unauthorized(PilotlightError):
+    """No key that counts. Missing, unknown, expired and revoked have one text, so that keys cannot be told apart."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, message: str = "a valid API key is needed", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class Forbidden(PilotlightError):
+    """The caller is known, or needs not be, and may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class OriginRefused(PilotlightError):
+    status = 403
+    code = "origin_refused"
+
+
 class MethodNotAllowed(PilotlightError):
     status = 405
     code = "method_not_allowed"
 
 
+class RequestTimeout(PilotlightError):
+    status = 408
+    code = "request_timeout"
+
+
 class BodyTooLarge(PilotlightError):
     status = 413
     code = "body_too_large"
+
+
+class MisdirectedHost(PilotlightError):
+    status = 421
+    code = "misdirected_host"
+
+
+class RateLimited(PilotlightError):
+    status = 429
+    code = "rate_limited"
 
 
 class LoadFailed(PilotlightError):
@@ -80,6 +124,13 @@ class UpstreamUnreachable(PilotlightError):
 class UpstreamBroken(PilotlightError):
     status = 502
     code = "upstream_broken"
+
+
+class Overloaded(PilotlightError):
+    """No slot came free in time, or too many wait for one."""
+
+    status = 503
+    code = "overloaded"
 
 
 class ShuttingDown(PilotlightError):
