@@ -14,10 +14,11 @@ from typing_extensions import is_typeddict
 
 from proxy.cli.check import effective_yaml
 from proxy.settings import Settings
-from proxy.settings.model import INT32_MAX
 from proxy.settings.names import Name, is_part, walk
+from proxy.settings.presets import PRESETS
 from proxy.settings.sizes import format_size
 from proxy.settings.sources import PREFIX
+from proxy.settings.values import INT32_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 _HEAD = """\
 # Settings
 
-Built-in defaults < the YAML file of `--config` < the environment < flags: the later one wins, name by name.
+Built-in defaults < `preset` < the YAML file of `--config` < the environment < flags: the later one wins, name by name.
 
 * In the environment a name takes the prefix `PILOTLIGHT_`, capitals, and two underscores between its parts:
   `relay.write_stall_s` is `PILOTLIGHT_RELAY__WRITE_STALL_S`. A list is given whole, as JSON:
@@ -38,11 +39,22 @@ Built-in defaults < the YAML file of `--config` < the environment < flags: the l
 * An unknown name, in the file or in the environment, a file that is not there and a value that is impossible end the
   program with exit code 2 and one line that names the field. `PILOTLIGHT_PORT...` and `PILOTLIGHT_SERVICE_...`, which
   Kubernetes puts in by itself, are passed over.
+* On SIGHUP, and when the file changes, everything is read anew. `keys`, `rate_limit` and `models` then hold at once,
+  and no stream is cut; of the rest the log names what needs a restart. A file that cannot be used changes nothing, and
+  the log names the field. Replace the file by renaming another one onto it: half a file might be valid. An emptied one
+  counts on SIGHUP only.
 * `pilotlight check` prints the settings in effect, and warnings about those that are probably not meant.
 * Durations are in seconds, sizes are a number of bytes or one with a unit (`64MiB`, `1GB`).
-* Of Ollama's own variables two are read, by Ollama's rules: `OLLAMA_KEEP_ALIVE` (for `defaults.keep_alive`) and
-  `OLLAMA_NUM_PARALLEL` (for the warning about more `warm` entries than slots). `OLLAMA_HOST` is not read, because
-  clients set it to the proxy.
+* Of Ollama's own variables three are read, by Ollama's rules, as defaults: `OLLAMA_KEEP_ALIVE` (of
+  `defaults.keep_alive`), `OLLAMA_NUM_PARALLEL` (of `scheduler.parallel`) and `OLLAMA_MAX_LOADED_MODELS` (of
+  `scheduler.max_loaded_models`). `OLLAMA_HOST` is not read, because clients set it to the proxy.
+"""
+
+_PRESETS_HEAD = """\
+## Presets
+
+`preset` fills in sizes that are not set anywhere else. It switches nothing on: a cache stays off, and a rate is limited
+only where `rate_limit.rate_per_s` is set; `rate_limit: {rate_per_s: preset}` takes the preset's rate and burst.
 """
 
 
@@ -69,7 +81,21 @@ def settings_page() -> str:
         heading = headings[owner].rstrip(".")
         parts.append(f"## {heading}\n\n| setting | default | unit, range | meaning |\n| --- | --- | --- | --- |")
         parts[-1] += "\n" + "\n".join(rows) + "\n"
+    parts.append(_presets())
     return "\n".join(parts)
+
+
+def _presets() -> str:
+    """One row per preset, one column per size."""
+    lines: list[str] = []
+    for preset_name, preset in PRESETS.items():
+        named = {f"{group}.{name}": value for (group, name), value in preset.sizes.items()}
+        named |= {f"rate_limit.{name}": value for name, value in preset.rate.items()}
+        named |= {f"embed_batch.*.{name}": value for name, value in preset.batch.items()}
+        if not lines:
+            lines = [f"| preset | {' | '.join(f'`{name}`' for name in named)} |", f"| --- |{' ---: |' * len(named)}"]
+        lines.append(f"| `{preset_name}` | {' | '.join(f'{value:g}' for value in named.values())} |")
+    return _PRESETS_HEAD + "\n" + "\n".join(lines) + "\n"
 
 
 def _dotted(path: tuple[str, ...]) -> str:
@@ -87,7 +113,7 @@ def _default(name: Name, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "empty"
-    if name.path[-1] == "max_body":
+    if name.path[-1] in ("max_body", "max_bytes"):
         return f"`{format_size(value)}`"
     return f"`{value}`" if isinstance(value, str) and value else f"`{json.dumps(value)}`"
 
@@ -108,9 +134,18 @@ def _range(name: Name, field: FieldInfo) -> str:
 
 def _unit(name: Name) -> str:
     last = name.path[-1]
+    if last == "rate_per_s":
+        return "per second"
     if last.endswith("_s"):
         return "seconds"
-    units = {"max_body": "bytes", "max_num_ctx": "tokens", "keep_alive": "seconds or a duration", "name": "text"}
+    units = {
+        "max_body": "bytes",
+        "max_bytes": "bytes",
+        "max_num_ctx": "tokens",
+        "burst": "number",
+        "keep_alive": "seconds or a duration",
+        "name": "text",
+    }
     if last in units:
         return units[last]
     if last in {"listen", "admin"}:
@@ -119,16 +154,18 @@ def _unit(name: Name) -> str:
         return "URL"
     if name.annotation is bool:
         return "true, false"
-    if is_typeddict(name.annotation):
+    if is_typeddict(name.annotation) or get_origin(name.annotation) is dict:
         return "group"
-    return "list" if get_origin(name.annotation) is tuple or last == "tools" else "text"
+    if get_origin(name.annotation) is tuple or last == "tools":
+        return "list"
+    return "number" if name.annotation in (int, float) else "text"
 
 
 def example_yaml() -> str:
     """A file that changes nothing, with every setting at its default, and one kept model as a comment."""
     lines = [
         "# Every setting with its default. What each means: docs/settings.md. Try it: pilotlight check --config FILE",
-        *effective_yaml(Settings()).splitlines()[:-1],
+        *effective_yaml(Settings()).splitlines(),
     ]
     place = lines.index("models: []")
     lines[place] = "models: []                    # for instance:"

@@ -27,6 +27,5 @@ def check(
 
 
 def effective_yaml(settings: Settings) -> str:
-    """All settings as a file that gives the same settings again; what only Ollama's environment says, as a comment."""
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    return f"{text}# beside an Ollama with {settings.ollama_num_parallel} slot(s) per model (OLLAMA_NUM_PARALLEL)\n"
+    """All settings as a file that gives the same settings again."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

@@ -2,9 +2,11 @@
 
 from proxy.settings.address import Address, parse_address
 from proxy.settings.model import (
+    ApiKey,
     Defaults,
     EdgeSettings,
-    KeepAlive,
+    EmbedBatch,
+    FallbackUpstream,
     KeptModel,
     LogSettings,
     RelaySettings,
@@ -18,11 +20,15 @@ from proxy.settings.model import (
 )
 from proxy.settings.rules import upstream_address, warnings
 from proxy.settings.sources import load, process_environ
+from proxy.settings.values import KeepAlive
 
 __all__ = [
     "Address",
+    "ApiKey",
     "Defaults",
     "EdgeSettings",
+    "EmbedBatch",
+    "FallbackUpstream",
     "KeepAlive",
     "KeptModel",
     "LogSettings",

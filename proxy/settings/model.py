@@ -8,68 +8,30 @@ name that is not here is refused, so a setting of a part that does not exist can
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from proxy.settings.address import parse_address
-from proxy.settings.sizes import format_size, parse_size
-from proxy.wire.durations import parse_keep_alive
-
-# Ollama reads whole numbers into Go's int, but a runner holds them in 32 bits.
-INT32_MAX = 2**31 - 1
-
-
-def _refuse_bool(value: object) -> object:
-    """YAML's ``yes`` is a mistake where a number belongs, though Python would take it for 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _whole_where_whole(value: float) -> int | float:
-    return int(value) if value == int(value) else value
-
-
-def _check_address(text: str) -> str:
-    parse_address(text)
-    return text
-
-
-def _check_name(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("must be the name of a model, without spaces")
-    return text
-
-
-def _check_url(text: str) -> str:
-    if not text.isprintable() or " " in text:
-        raise ValueError("must be a URL without spaces")
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
-    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("must have no user, path or query: Ollama's API starts at the root")
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError("has a port that is not a number from 0 to 65535") from None
-    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}"
-
-
-def _check_keep_alive(value: object) -> object:
-    if value is not None:
-        parse_keep_alive(value)
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_refuse_bool), PlainSerializer(_whole_where_whole)]
-Count = Annotated[int, BeforeValidator(_refuse_bool)]
-ListenAddress = Annotated[str, AfterValidator(_check_address)]
-Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
-KeepAlive = int | float | str
-"""The JSON value that is sent to Ollama: seconds, or a Go duration such as ``"10m"``; negative means for ever."""
+from proxy.settings.values import (
+    INT32_MAX,
+    Count,
+    KeepAlive,
+    ListenAddress,
+    Seconds,
+    Size,
+    check_expires,
+    check_host,
+    check_keep_alive,
+    check_key_hash,
+    check_key_name,
+    check_model_name,
+    check_network,
+    check_origin,
+    check_pattern,
+    check_scopes,
+    check_url,
+    moment,
+)
 
 
 class RunnerOptions(TypedDict, total=False):
@@ -91,17 +53,18 @@ class RunnerOptions(TypedDict, total=False):
 class Part(BaseModel):
     """A group of settings: frozen, and closed against names that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
 class Upstream(Part):
     """Where Ollama is."""
 
-    url: Annotated[str, AfterValidator(_check_url)] = Field(
+    url: Annotated[str, AfterValidator(check_url)] = Field(
         "http://127.0.0.1:11434",
         description="Where Ollama listens. `OLLAMA_HOST` is not read: clients set it to the proxy.",
     )
     connect_timeout_s: Seconds = Field(2, gt=0, le=60, description="Longest wait for a connection to Ollama.")
+    max_idle: Count = Field(100, ge=1, le=10_000, description="Idle connections to Ollama that are kept.")
 
 
 class WarmEntry(Part):
@@ -116,8 +79,8 @@ class WarmEntry(Part):
 class KeptModel(Part):
     """A model that is kept resident."""
 
-    name: Annotated[str, AfterValidator(_check_name)] = Field(description="The model's name as Ollama knows it.")
-    keep_alive: Annotated[KeepAlive, BeforeValidator(_check_keep_alive)] = Field(
+    name: Annotated[str, AfterValidator(check_model_name)] = Field(description="The model's name as Ollama knows it.")
+    keep_alive: Annotated[KeepAlive, BeforeValidator(check_keep_alive)] = Field(
         -1,
         description="How long Ollama keeps it after a request: "
         "seconds, a Go duration such as `10m`, or negative: for ever.",
@@ -145,7 +108,7 @@ class KeptModel(Part):
 class Defaults(Part):
     """What holds for every model that is not listed under `models`."""
 
-    keep_alive: Annotated[KeepAlive | None, BeforeValidator(_check_keep_alive)] = Field(
+    keep_alive: Annotated[KeepAlive | None, BeforeValidator(check_keep_alive)] = Field(
         None,
         description="Put in where the client sent none. Empty: the value of `OLLAMA_KEEP_ALIVE` where that is set, "
         "else nothing is put in.",
@@ -212,9 +175,152 @@ class ShutdownSettings(Part):
     grace_s: Seconds = Field(30, ge=0, le=3600, description="Time after that for running requests to finish.")
 
 
+class SchedulerSettings(Part):
+    """Which request goes to Ollama next."""
+
+    parallel: Count = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Requests for one model that run at the same time. Not set: `OLLAMA_NUM_PARALLEL` where that is.",
+    )
+    max_loaded_models: Count = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Models that run at the same time. Not set: `OLLAMA_MAX_LOADED_MODELS` where that is. 0: not "
+        "known; models count as fitting together until one is seen to push another out.",
+    )
+    max_queue: Count = Field(512, ge=0, le=1_000_000, description="Requests that may wait; one more gets 503.")
+    max_wait_s: Seconds = Field(
+        600, ge=0, le=86_400, description="Longest wait for a place, after which it is 503; 0: no limit."
+    )
+    ageing_s: Seconds = Field(
+        30,
+        gt=0,
+        le=86_400,
+        description="A wait of this length lifts a request by one class, and ends the precedence of a loaded model.",
+    )
+
+
+class RateLimitSettings(Part):
+    """How many requests a client may send."""
+
+    rate_per_s: Seconds = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Calls to models per second from one address; 0: no limit; `preset`: the preset's.",
+    )
+    burst: Count = Field(
+        0, ge=0, le=1_000_000, description="So many may come at once; 0: as many as two seconds' worth, at least 1."
+    )
+
+
+class CacheSettings(Part):
+    """Whole answers that are given again."""
+
+    mode: Literal["off", "deterministic", "all"] = Field(
+        "off",
+        description="`deterministic`: answers to requests with temperature 0 or a seed. `all`: others too, so that the "
+        "same question gets the same answer until it is `ttl_s` old.",
+    )
+    max_entries: Count = Field(200, ge=1, le=1_000_000, description="Answers that are kept.")
+    max_bytes: Size = Field(64 * 2**20, ge=2**16, description="Memory for answers.")
+    ttl_s: Seconds = Field(600, gt=0, le=30 * 86_400, description="How long an answer is kept.")
+
+
+class FallbackUpstream(Part):
+    """A second Ollama."""
+
+    url: Annotated[str, AfterValidator(check_url)] = Field(description="Where it listens.")
+    models: dict[str, str] = Field(
+        default_factory=dict, description="What a model is called there, by its name here; else it has the same name."
+    )
+
+
+class EmbedBatch(Part):
+    """How single texts to embed are gathered."""
+
+    max: Count = Field(10, ge=2, le=4096, description="Texts in one call.")
+    wait_s: Seconds = Field(
+        0, ge=0, le=60, description="Longest wait for company while another call runs, beyond that call's end."
+    )
+
+
+class ApiKey(Part):
+    """A key that callers show; only its hash is known here."""
+
+    name: Annotated[str, AfterValidator(check_key_name)] = Field(
+        description="What it is called, for example in the log."
+    )
+    hash: Annotated[str, AfterValidator(check_key_hash)] = Field(
+        repr=False, description="`sha256:` and the SHA-256 of the key in hexadecimal; `pilotlight key new` prints it."
+    )
+    class_: Literal["interactive", "normal", "batch"] = Field(
+        "interactive",
+        alias="class",
+        description="The most urgent class that its requests can have; one that asks for more gets this.",
+    )
+    scopes: Annotated[tuple[Literal["infer", "read", "manage"], ...], AfterValidator(check_scopes)] = Field(
+        ("infer", "read"),
+        description="What it is for: `infer` calls models, `read` sees which there are, `manage` changes them.",
+    )
+    models: tuple[Annotated[str, AfterValidator(check_pattern)], ...] = Field(
+        ("*",),
+        description="Models that it may use: names, or patterns with `*`, `?` and `[...]`, which are compared with the "
+        "full name (`llama3.2:latest`).",
+    )
+    rate_per_s: Seconds | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Calls to models per second with it; 0: no limit; empty: `rate_limit.rate_per_s`.",
+    )
+    burst: Count | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="So many may come at once; 0, and empty beside a rate of its own: as many as two seconds' worth, "
+        "at least 1.",
+    )
+    expires: Annotated[str, AfterValidator(check_expires)] | None = Field(
+        None,
+        description="From then on it is unknown: a date (its first moment) or a date and time, UTC where no offset is "
+        "given.",
+    )
+
+    @property
+    def expires_unix(self) -> float | None:
+        """Seconds since 1970; ``None`` for never."""
+        return None if self.expires is None else moment(self.expires).timestamp()
+
+
 class EdgeSettings(Part):
     """What is let in."""
 
+    hosts: tuple[Annotated[str, AfterValidator(check_host)], ...] = Field(
+        (),
+        description="Names under which clients may reach the proxy, beside `localhost`, this machine's own and its "
+        "addresses; `*.example.org` for all below a name, `*` for any.",
+    )
+    origins: tuple[Annotated[str, AfterValidator(check_origin)], ...] = Field(
+        (),
+        description="Web pages that may call, beside those that Ollama allows: `https://app.example`, or with one `*` "
+        "for any text; `*` alone for all, which needs keys.",
+    )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(check_network)], ...] = Field(
+        (), description="Networks of reverse proxies whose `X-Forwarded-For` is believed."
+    )
+    manage_from: tuple[Annotated[str, AfterValidator(check_network)], ...] = Field(
+        ("127.0.0.0/8", "::1/128"),
+        description="Networks from which models may be managed without a key, where no forwarding header is there.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve callers without a key, from other machines too. Needed to listen on more than loopback "
+        "without `keys`.",
+    )
     max_body: Size = Field(
         256 * 2**20, ge=1024, description="Largest request body that is read for rewriting; uploads are not limited."
     )
@@ -234,6 +340,10 @@ class LogSettings(Part):
 class Settings(Part):
     """All settings."""
 
+    preset: Literal["", "small", "balanced", "large"] = Field(
+        "",
+        description="Sizes that go together, for what is not set here: see below. It switches nothing on.",
+    )
     listen: ListenAddress = Field(
         "127.0.0.1:11435", description="Address of the proxy. All of its paths belong to Ollama's API."
     )
@@ -243,20 +353,22 @@ class Settings(Part):
     defaults: Defaults = Field(default_factory=Defaults)
     rewrite: Rewrite = Field(default_factory=Rewrite)
     residency: ResidencySettings = Field(default_factory=ResidencySettings)
+    scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
+    rate_limit: RateLimitSettings = Field(default_factory=RateLimitSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    share_identical: bool = Field(
+        False, description="Requests that are the same and deterministic, under way at once, share one run."
+    )
+    embed_batch: dict[str, EmbedBatch] = Field(
+        default_factory=dict,
+        description='Models whose single texts to embed are gathered, by name: `{"nomic-embed-text": {"max": 10}}`.',
+    )
+    fallback: tuple[FallbackUpstream, ...] = Field(
+        (),
+        description="Asked in order, before the first byte, where Ollama cannot be reached or cannot load the model.",
+    )
     relay: RelaySettings = Field(default_factory=RelaySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
+    keys: tuple[ApiKey, ...] = Field((), description="Keys that callers show; `pilotlight key new NAME` makes one.")
     edge: EdgeSettings = Field(default_factory=EdgeSettings)
     log: LogSettings = Field(default_factory=LogSettings)
-
-    _ollama_num_parallel: int = PrivateAttr(default=1)
-
-    @property
-    def ollama_num_parallel(self) -> int:
-        """Slots that Ollama has for each model, where ``OLLAMA_NUM_PARALLEL`` told us; else its default of 1."""
-        return self._ollama_num_parallel
-
-    def with_num_parallel(self, slots: int) -> Settings:
-        """The same settings, beside an Ollama that has so many slots for each model."""
-        told = self.model_copy()
-        told._ollama_num_parallel = slots
-        return told

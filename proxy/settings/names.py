@@ -23,7 +23,7 @@ class Name:
     """One setting or group of settings.
 
     Attributes:
-        path: Names from the top; ``*`` stands for the place in a list.
+        path: Names from the top; ``*`` stands for the place in a list, or for a model's name.
         annotation: Its type, without bounds.
         field: Default, bounds and description; ``None`` for a runner option.
     """
@@ -36,11 +36,11 @@ class Name:
 def walk(group: type[Part] = Settings, path: Path = ()) -> Iterator[Name]:
     """Every name, each group before its members, in the order of the model."""
     for name, field in group.model_fields.items():
-        here = (*path, name)
+        here = (*path, field.alias or name)
         yield Name(here, field.annotation, field)
         inner, below = field.annotation, here
-        if get_origin(inner) is tuple:
-            inner, below = get_args(inner)[0], (*here, "*")
+        if get_origin(inner) in (tuple, dict):
+            inner, below = get_args(inner)[-1 if get_origin(inner) is dict else 0], (*here, "*")
         if isinstance(inner, type) and issubclass(inner, Part):
             yield from walk(inner, below)
         elif is_typeddict(inner):

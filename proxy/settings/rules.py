@@ -16,7 +16,7 @@ from proxy.wire.names import canonical, is_cloud
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.settings.model import KeptModel, Settings
+    from proxy.settings.model import ApiKey, KeptModel, Settings
 
 
 def refuse_impossible(settings: Settings) -> None:
@@ -32,6 +32,14 @@ def refuse_impossible(settings: Settings) -> None:
     for name, address in (("listen", listen), ("admin", admin)):
         if is_same_place(address, upstream):
             raise ConfigError("upstream.url", f"{settings.upstream.url} is the proxy itself ({name} is {address})")
+    for index, other in enumerate(settings.fallback):
+        address = upstream_address(other.url)
+        if is_same_place(address, upstream):
+            raise ConfigError(f"fallback.{index}.url", f"{other.url} is upstream.url itself")
+        if is_same_place(address, listen) or is_same_place(address, admin):
+            raise ConfigError(f"fallback.{index}.url", f"{other.url} is the proxy itself")
+    _refuse_repeated_keys(settings.keys)
+    _refuse_open_door(settings)
     _refuse_repeated_names(settings.models)
     for index, model in enumerate(settings.models):
         _refuse_impossible_model(f"models.{index}", model, settings)
@@ -41,6 +49,37 @@ def upstream_address(url: str) -> Address:
     """Host and port that ``upstream.url`` leads to, with the scheme's own port where it names none."""
     parts = urlsplit(url)
     return Address(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def _refuse_repeated_keys(keys: tuple[ApiKey, ...]) -> None:
+    names: dict[str, int] = {}
+    hashes: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first = names.setdefault(key.name, index)
+        if first != index:
+            raise ConfigError(f"keys.{index}.name", f"{key.name} is listed twice (keys.{first})")
+        first = hashes.setdefault(key.hash, index)
+        if first != index:
+            raise ConfigError(f"keys.{index}.hash", f"is that of keys.{first} ({keys[first].name}); each needs its own")
+
+
+def _refuse_open_door(settings: Settings) -> None:
+    """What lets in more than the operator is likely to know of has to be said in so many words."""
+    edge = settings.edge
+    for name in ("listen", "admin"):
+        address = parse_address(getattr(settings, name))
+        if not settings.keys and not edge.allow_anonymous and not is_loopback(address.host):
+            raise ConfigError(
+                name,
+                f"{address} can be reached from other machines, and there are no keys; "
+                "add one (pilotlight key new NAME), or set edge.allow_anonymous: true",
+            )
+    if "*" in edge.origins and (not settings.keys or edge.allow_anonymous):
+        remedy = "set edge.allow_anonymous: false" if settings.keys else "add keys (pilotlight key new NAME)"
+        raise ConfigError(
+            f"edge.origins.{edge.origins.index('*')}",
+            f"* lets every web page call without a key; {remedy}, or list the origins",
+        )
 
 
 def _refuse_repeated_names(models: tuple[KeptModel, ...]) -> None:
@@ -72,11 +111,11 @@ def warnings(settings: Settings) -> Iterator[str]:
     """One line for each thing that works but is probably not what was meant."""
     for index, model in enumerate(settings.models):
         field = f"models.{index} ({model.name})"
-        slots = settings.ollama_num_parallel
+        slots = settings.scheduler.parallel
         if len(model.warm) > slots:
             yield (
                 f"{field}: {len(model.warm)} warm entries, but {slots} slot(s) in Ollama; one slot holds one prefix: "
-                "they push each other out. Keep the most used, or raise OLLAMA_NUM_PARALLEL for Ollama and proxy alike"
+                "they push each other out. Keep the most used, or raise OLLAMA_NUM_PARALLEL for both"
             )
         if model.warm and not settings.residency.warmup:
             yield f"{field}: its warm entries are not read, because residency.warmup is off"
@@ -89,5 +128,5 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield f"{field}: runs in the cloud, so there is nothing to keep resident"
     for name in ("listen", "admin"):
         address = parse_address(getattr(settings, name))
-        if not is_loopback(address.host):
-            yield f"{name}: {address} can be reached from other machines, and this version asks nobody for a key"
+        if settings.edge.allow_anonymous and not is_loopback(address.host):
+            yield f"{name}: {address} can be reached from other machines, and edge.allow_anonymous lets them all in"

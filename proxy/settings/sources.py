@@ -1,4 +1,4 @@
-"""Where settings come from: defaults < YAML file < environment < flags.
+"""Where settings come from: defaults < preset < YAML file < environment < flags.
 
 Each source is read into a nested mapping of the model's own names, the later one wins name by name, and the model
 judges the whole. Nothing is passed over: an unknown name is refused in the file and in the environment alike, because
@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from proxy.errors import ConfigError
-from proxy.settings import names, rules
+from proxy.settings import names, presets, rules
 from proxy.settings.model import Settings
 from proxy.wire.durations import parse_go_duration
 from proxy.wire.names import canonical
@@ -29,6 +29,11 @@ PREFIX = "PILOTLIGHT_"
 
 # Kubernetes gives every pod variables named after each service; a service called "pilotlight" makes these.
 _NOT_OURS = ("PILOTLIGHT_PORT", "PILOTLIGHT_SERVICE_")
+
+# Ollama's variable, our setting under ``scheduler``, its least value.
+_PLACES = {"OLLAMA_NUM_PARALLEL": ("parallel", 1), "OLLAMA_MAX_LOADED_MODELS": ("max_loaded_models", 0)}
+
+_HIDDEN = object()
 
 Tree = dict[str, Any]
 Origins = dict[tuple[str, ...], str]
@@ -45,8 +50,8 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     Args:
         config_path: The YAML file, or ``None`` for none. A file that was named must exist.
         environ: Variables such as ``PILOTLIGHT_RELAY__WRITE_STALL_S``; an empty one counts as not set. Lists and groups
-            are given whole, as JSON or YAML. Of Ollama's own variables ``OLLAMA_KEEP_ALIVE`` and
-            ``OLLAMA_NUM_PARALLEL`` are read, by Ollama's rules; ``OLLAMA_HOST`` is not.
+            are given whole, as JSON or YAML. Of Ollama's own variables ``OLLAMA_KEEP_ALIVE``, ``OLLAMA_NUM_PARALLEL``
+            and ``OLLAMA_MAX_LOADED_MODELS`` are read, by Ollama's rules; ``OLLAMA_HOST`` is not.
         flags: Nested like the file. ``models`` holds further models: those that are not kept already are added.
 
     Raises:
@@ -61,11 +66,15 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     _merge(tree, {name: value for name, value in flags.items() if name != "models"}, "flag", origins)
     _add_models(tree, further_models)
     _fill_keep_alive(tree, environ)
+    _fill_places(tree, environ)
+    try:
+        presets.apply(tree)
+    except ValueError as error:
+        raise ConfigError("rate_limit.rate_per_s", f"preset {error}") from None
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, origins) from None
-    settings = settings.with_num_parallel(_num_parallel(environ))
     rules.refuse_impossible(settings)
     return settings
 
@@ -208,10 +217,19 @@ def _fill_keep_alive(tree: Tree, environ: Mapping[str, str]) -> None:
         defaults["keep_alive"] = text
 
 
-def _num_parallel(environ: Mapping[str, str]) -> int:
-    """Ollama's rule for whole numbers: what it cannot read is its default, 1 (v0.24.0, ``Uint``)."""
-    text = _ollama_variable(environ, "OLLAMA_NUM_PARALLEL")
-    return max(1, int(text)) if text.isascii() and text.isdigit() else 1
+def _fill_places(tree: Tree, environ: Mapping[str, str]) -> None:
+    """Take Ollama's own numbers of places where no source has said anything else; compose gives both the same ones.
+
+    Ollama's rule for whole numbers: what it cannot read is its default (v0.24.0, envconfig/config.go, ``Uint``). Its
+    ``OLLAMA_NUM_PARALLEL=0`` is 1 (server/sched.go).
+    """
+    scheduler = tree.setdefault("scheduler", {})
+    if not isinstance(scheduler, dict):
+        return
+    for variable, (name, least) in _PLACES.items():
+        text = _ollama_variable(environ, variable)
+        if text.isascii() and text.isdigit() and len(text) < 5:
+            scheduler.setdefault(name, min(1024, max(least, int(text))))
 
 
 # --- flags
@@ -243,7 +261,7 @@ def _explain(error: ValidationError, origins: Origins) -> ConfigError:
     """The first finding, in a user's words."""
     first = error.errors(include_url=False)[0]
     path = tuple(str(part) for part in first["loc"])
-    kind, value = first["type"], first["input"]
+    kind, value = first["type"], _HIDDEN if _may_hold_key(path) else first["input"]
     if kind == "extra_forbidden":
         near = names.nearest(path)
         text = "unknown setting" + (f"; did you mean {'.'.join(near)}?" if near else "")
@@ -262,11 +280,18 @@ def _explain(error: ValidationError, origins: Origins) -> ConfigError:
     return ConfigError(".".join(map(_printable, path)), f"{text} ({source})" if source else text)
 
 
+def _may_hold_key(path: tuple[str, ...]) -> bool:
+    """Whoever puts a key where its name or hash belongs must not find it in a log."""
+    return path[:1] == ("keys",) and (len(path) < 3 or path[2] in {"name", "hash"})
+
+
 def _printable(name: str) -> str:
     return name if re.fullmatch(r"[\w:/.-]+", name) else json.dumps(name)
 
 
 def _short(value: object) -> str:
+    if value is _HIDDEN:
+        return "(not shown)"
     try:
         text = json.dumps(value, default=str, ensure_ascii=False)
     except (ValueError, RecursionError):

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from proxy.edge.callers import Callers
+from proxy.edge.hosts import Hosts
+from proxy.edge.origins import Origins
 from proxy.rewrite.options import RUNNER_OPTIONS
-from proxy.settings import KeptModel, RelaySettings, RunnerOptions, Settings, Upstream
+from proxy.settings import EdgeSettings, KeptModel, RelaySettings, RunnerOptions, Settings, Upstream
 from proxy.settings.rules import upstream_address
 
 
@@ -44,8 +49,39 @@ def test_an_upstream_is_an_origin_without_a_path(url: str, kept: str, address: t
     assert upstream_address(kept) == address
 
 
-def test_slots_are_told_and_not_set() -> None:
-    settings = Settings()
-    assert settings.with_num_parallel(4).ollama_num_parallel == 4
-    assert settings.ollama_num_parallel == 1
-    assert "parallel" not in settings.model_dump_json()
+_TEXT = st.text("abz09.-_:/*[]% xX", max_size=12)
+
+
+@given(_TEXT | _TEXT.map("http://{}".format) | _TEXT.map("app://{}".format))
+@example("0x1f")
+@example("a.-b")
+@example("[::1]")
+@example("[1.2.3.4]")
+@example("https://[::1]:0")
+@example("http://a.7")
+@example("*.*")
+def test_what_the_settings_let_pass_the_edge_can_use(text: str) -> None:
+    def accepted(name: str) -> tuple[str, ...]:
+        try:
+            return tuple(getattr(EdgeSettings.model_validate({name: [text]}), name))
+        except ValidationError:
+            return ()
+
+    Hosts(accepted("hosts"), ())
+    Origins(accepted("origins"), any_origin=True)
+    Callers(accepted("trusted_proxies"), accepted("manage_from"))
+
+
+@pytest.mark.parametrize(
+    "host", ["gpu", "gpu.example.org", "*.lan", "*", "10.0.0.7", "fe80::1", "a_b", "xn--bcher-kva.de"]
+)
+def test_names_of_hosts_are_taken(host: str) -> None:
+    assert EdgeSettings(hosts=(host,)).hosts == (host,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "https://a.example", "http://[::1]:3000", "chrome-extension://*", "http://10.0.0.*", "file://"],
+)
+def test_origins_are_taken_as_ollama_takes_them(origin: str) -> None:
+    assert EdgeSettings(origins=(origin,)).origins == (origin,)

@@ -7,6 +7,9 @@ import pytest
 from proxy.errors import ConfigError
 from proxy.settings import Settings, load, warnings
 
+ANONYMOUS = {"PILOTLIGHT_EDGE__ALLOW_ANONYMOUS": "true"}
+KEYS = [{"name": "a", "hash": "sha256:" + "0" * 64}, {"name": "b", "hash": "sha256:" + "1" * 64}]
+
 
 def warned(environ: dict[str, str] | None = None, **flags: Any) -> list[str]:
     return list(warnings(load(None, environ or {}, flags)))
@@ -37,7 +40,8 @@ def test_addresses_that_collide_are_refused(flags: dict[str, Any], field: str) -
 
 
 def test_a_neighbour_on_the_same_port_is_not_the_proxy() -> None:
-    load(None, {}, {"listen": "0.0.0.0:11434", "upstream": {"url": "http://ollama:11434"}})
+    everywhere = {"listen": "0.0.0.0:11434", "edge": {"allow_anonymous": True}}
+    load(None, {}, {**everywhere, "upstream": {"url": "http://ollama:11434"}})
     load(None, {}, {"upstream": {"url": "http://10.0.0.2:11435"}})
 
 
@@ -64,6 +68,43 @@ def test_growing_for_long_prompts_needs_options_that_can_change() -> None:
         load(None, {**environ, "PILOTLIGHT_REWRITE__CLIENT_OPTIONS": "enforce"}, {})
 
 
+@pytest.mark.parametrize("name", ["listen", "admin"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.1", "gpu.example"])
+def test_listening_for_other_machines_without_keys_has_to_be_said_in_so_many_words(name: str, host: str) -> None:
+    given = {name: f"{host}:1"}
+    with pytest.raises(ConfigError, match=r"pilotlight key new NAME.*edge\.allow_anonymous: true") as caught:
+        load(None, {}, given)
+    assert caught.value.field == name
+    load(None, ANONYMOUS, given)
+    load(None, {}, {**given, "keys": KEYS})
+
+
+def test_keys_on_other_addresses_are_no_reason_to_warn() -> None:
+    assert warned(listen="0.0.0.0:1", keys=KEYS) == []
+
+
+@pytest.mark.parametrize("change", [{"name": "a"}, {"hash": "SHA256:" + "0" * 64}])
+def test_a_key_that_is_listed_twice_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"keys\.0") as caught:
+        load(None, {}, {"keys": [KEYS[0], KEYS[1] | change]})
+    assert caught.value.field == f"keys.1.{next(iter(change))}"
+    assert "000" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "anonymous", "remedy"),
+    [([], False, "add keys"), ([], True, "add keys"), (KEYS, True, "allow_anonymous: false")],
+)
+def test_every_page_may_call_only_where_everyone_needs_a_key(
+    keys: list[dict[str, Any]], anonymous: bool, remedy: str
+) -> None:
+    given = {"keys": keys, "edge": {"origins": ["https://a", "*"], "allow_anonymous": anonymous}}
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        load(None, {}, given)
+    assert caught.value.field == "edge.origins.1"
+    load(None, {}, {"keys": KEYS, "edge": {"origins": ["*"]}})
+
+
 def test_the_defaults_warn_of_nothing() -> None:
     assert list(warnings(Settings())) == []
     assert warned(models=[{"name": "llama3.2"}]) == []
@@ -82,8 +123,8 @@ def test_more_warm_entries_than_slots_are_worth_a_warning() -> None:
         (models({"name": "a", "keep_alive": "1s"}), "shorter than residency.check_every_s"),
         (models({"name": "gpt-oss:20b-cloud"}), "nothing to keep resident"),
         ({**models({"name": "a", "warm": [{"system": "x"}]}), "PILOTLIGHT_RESIDENCY__WARMUP": "false"}, "are not read"),
-        ({"PILOTLIGHT_LISTEN": "0.0.0.0:11435"}, "listen: 0.0.0.0:11435 can be reached from other machines"),
-        ({"PILOTLIGHT_ADMIN": "10.0.0.1:11436"}, "admin: 10.0.0.1:11436 can be reached from other machines"),
+        ({**ANONYMOUS, "PILOTLIGHT_LISTEN": "0.0.0.0:11435"}, "listen: 0.0.0.0:11435 can be reached from other"),
+        ({**ANONYMOUS, "PILOTLIGHT_ADMIN": "10.0.0.1:11436"}, "admin: 10.0.0.1:11436 can be reached from other"),
     ],
 )
 def test_what_is_probably_not_meant_is_warned_of(environ: dict[str, str], text: str) -> None:

@@ -13,6 +13,8 @@ from proxy.settings import Settings, load
 if TYPE_CHECKING:
     from pathlib import Path
 
+HASH = "sha256:" + "0" * 64
+
 
 def from_yaml(folder: Path, text: str, environ: dict[str, str] | None = None, **flags: Any) -> Settings:
     path = folder / "settings.yaml"
@@ -26,7 +28,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert settings.listen == "127.0.0.1:11435"
     assert settings.upstream.url == "http://127.0.0.1:11434"
     assert settings.defaults.keep_alive is None
-    assert settings.ollama_num_parallel == 1
+    assert (settings.scheduler.parallel, settings.scheduler.max_loaded_models) == (1, 0)
 
 
 def test_each_source_wins_over_the_one_before_it_name_by_name(tmp_path: Path) -> None:
@@ -57,9 +59,16 @@ models:
     warm: [{system: "You are a helpful assistant. Be brief."}]
   - name: embedder
     keep_alive: 10m
-edge: {max_body: 64MiB}
+keys: [{name: laptop, hash: "sha256:HASH", class: batch, expires: 2027-01-31}]
+edge:
+  max_body: 64MiB
+  hosts: [gpu.Example., "*.lan", "[::1]"]
+  origins: [https://App.example, "app://*"]
+  trusted_proxies: [10.0.0.0/8, 192.168.0.1]
+  manage_from: []
+  allow_anonymous: true
 log: {format: json, level: debug}
-""",
+""".replace("HASH", "Ab" * 32),
     )
     first, second = settings.models
     assert first.options == {"num_gpu": 99, "num_ctx": 4096}
@@ -67,6 +76,14 @@ log: {format: json, level: debug}
     assert first.warm[0].system.startswith("You are")
     assert second.keep_alive == "10m"
     assert settings.edge.max_body_bytes == 64 * 2**20
+    (key,) = settings.keys
+    assert (key.name, key.hash, key.class_) == ("laptop", "sha256:" + "ab" * 32, "batch")
+    assert (key.scopes, key.models, key.rate_per_s) == (("infer", "read"), ("*",), None)
+    assert key.expires_unix == 1_801_353_600
+    assert settings.edge.hosts == ("gpu.example", "*.lan", "::1")
+    assert settings.edge.origins == ("https://app.example", "app://*")
+    assert settings.edge.trusted_proxies == ("10.0.0.0/8", "192.168.0.1/32")
+    assert (settings.edge.manage_from, settings.edge.allow_anonymous) == ((), True)
 
 
 # --- files that cannot be used
@@ -141,6 +158,23 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
         ("edge: {max_body: much}", "edge.max_body", "is not a size"),
         ("edge: {max_body: 0}", "edge.max_body", "greater than or equal to"),
         ("log: {level: loud}", "log.level", "'debug'"),
+        ("edge: {manage_from: [10.0.0.1/8]}", "edge.manage_from.0", "bits set beyond its length"),
+        ("edge: {trusted_proxies: [nginx]}", "edge.trusted_proxies.0", "must be an address or a network"),
+        ("edge: {hosts: ['gpu:80']}", "edge.hosts.0", "without a port"),
+        ("edge: {hosts: ['http://gpu']}", "edge.hosts.0", "must be a host name"),
+        ("edge: {hosts: [a.1]}", "edge.hosts.0", "must be a host name"),
+        ("edge: {origins: [app.example]}", "edge.origins.0", "must be SCHEME://HOST"),
+        ("edge: {origins: ['https://a/b']}", "edge.origins.0", "without a path"),
+        ("edge: {origins: ['https://a:99999']}", "edge.origins.0", "must be SCHEME://HOST"),
+        ("keys: [{hash: x}]", "keys.0.name", "is missing"),
+        ("keys: [{name: a, hash: x, scopes: [infer, admin]}]", "keys.0.hash", "must be sha256:"),
+        (f"keys: [{{name: a, hash: {HASH}, scopes: [infer, admin]}}]", "keys.0.scopes.1", "'infer', 'read' or"),
+        (f"keys: [{{name: a, hash: {HASH}, scopes: []}}]", "keys.0.scopes", "at least one"),
+        (f"keys: [{{name: a, hash: {HASH}, clas: batch}}]", "keys.0.clas", "did you mean keys.0.class"),
+        (f"keys: [{{name: a, hash: {HASH}, class: urgent}}]", "keys.0.class", "'interactive', 'normal' or"),
+        (f"keys: [{{name: a, hash: {HASH}, expires: soon}}]", "keys.0.expires", '"soon" must be a date'),
+        (f"keys: [{{name: a, hash: {HASH}, models: ['a b']}}]", "keys.0.models.0", "or a pattern"),
+        (f"keys: [{{name: a, hash: {HASH}, rate_per_s: -1}}]", "keys.0.rate_per_s", "greater than or equal to 0"),
     ],
 )
 def test_the_field_that_cannot_be_used_is_named(tmp_path: Path, text: str, field: str, message: str) -> None:
@@ -153,17 +187,26 @@ def test_the_field_that_cannot_be_used_is_named(tmp_path: Path, text: str, field
 @pytest.mark.parametrize(
     "text",
     [
-        "scheduler: {parallel: 2}",
-        "rate_limit: {rate_per_s: 1}",
-        "cache: {mode: all}",
-        "keys: []",
+        "keys: pl_secret",
+        "keys: {pl_name: pl_secret}",
+        "keys: [pl_secret]",
+        "keys: [{name: a, hash: pl_secret}]",
+        "keys: [{name: 'pl_secret secret'}]",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(tmp_path, text)
+    assert caught.value.field.startswith("keys")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "v1: auto",
-        "fallback: []",
-        "share_identical: false",
-        "embed_batch: {}",
-        "preset: small",
-        "edge: {hosts: []}",
-        "edge: {allow_anonymous: true}",
+        "edge: {host: []}",
+        f"keys: [{{name: a, hash: {HASH}, class_: batch}}]",
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(tmp_path: Path, text: str) -> None:
@@ -213,7 +256,8 @@ def test_groups_lists_and_members_can_come_from_the_environment() -> None:
         ("PILOTLIGHT_RESIDENCY__CHEK_EVERY_S", "did you mean PILOTLIGHT_RESIDENCY__CHECK_EVERY_S"),
         ("PILOTLIGHT_RESIDENCY_CHECK_EVERY_S", "did you mean PILOTLIGHT_RESIDENCY__CHECK_EVERY_S"),
         ("PILOTLIGHT_UPSTREM", "did you mean PILOTLIGHT_UPSTREAM"),
-        ("PILOTLIGHT_SCHEDULER__PARALLEL", "unknown setting"),
+        ("PILOTLIGHT_V1", "unknown setting"),
+        ("PILOTLIGHT_KEYS__0__HASH", "give PILOTLIGHT_KEYS whole"),
         ("PILOTLIGHT_MODELS__0__NAME", "give PILOTLIGHT_MODELS whole"),
         ("PILOTLIGHT_", "unknown setting"),
         ("PILOTLIGHT_RELAY__", "unknown setting"),
@@ -261,7 +305,18 @@ def test_a_configured_keep_alive_wins_over_ollamas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "slots"), [("4", 4), ('"4"', 4), ("0", 1), ("many", 1), ("-2", 1), ("", 1)])
 def test_slots_are_read_as_ollama_reads_them(text: str, slots: int) -> None:
-    assert load(None, {"OLLAMA_NUM_PARALLEL": text}, {}).ollama_num_parallel == slots
+    assert load(None, {"OLLAMA_NUM_PARALLEL": text}, {}).scheduler.parallel == slots
+
+
+@pytest.mark.parametrize(("text", "models"), [("2", 2), ("0", 0), ("auto", 0), ("", 0)])
+def test_models_at_a_time_are_read_as_ollama_reads_them(text: str, models: int) -> None:
+    assert load(None, {"OLLAMA_MAX_LOADED_MODELS": text}, {}).scheduler.max_loaded_models == models
+
+
+def test_configured_places_win_over_ollamas(tmp_path: Path) -> None:
+    environ = {"OLLAMA_NUM_PARALLEL": "4", "OLLAMA_MAX_LOADED_MODELS": "3"}
+    scheduler = from_yaml(tmp_path, "scheduler: {parallel: 2}", environ).scheduler
+    assert (scheduler.parallel, scheduler.max_loaded_models) == (2, 3)
 
 
 # --- flags
