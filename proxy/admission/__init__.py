@@ -1,0 +1,1 @@
+"""Who may use a model next: the decision (pure), and the gate that requests wait at."""
