@@ -86,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunks",
         "_has_answered",
         "_head_bytes",
+        "_lane",
         "_on_closed",
         "_on_free",
         "_phase",
@@ -106,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
+        self._lane: Callable[[bytes], bool] | None = None
         self._phase = _IDLE
         self._head_bytes = b""
         self._has_answered = False
@@ -136,15 +138,20 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is None or self._phase != _IDLE:
             raise RuntimeError(f"{self!r} cannot take a request")
         self._sink = sink
+        self._lane = None
         self._phase = _HEAD
         self._head_bytes = b""
         self._has_answered = False
         self.exchanges += 1
         self._transport.write(request)
 
+    def take_whole_chunks(self, lane: Callable[[bytes], bool]) -> None:
+        """Offer everything that is read between two chunks to this, before the sink; it says whether it took it."""
+        self._lane = lane
+
     def abort(self) -> None:
         """End the exchange by closing the connection: the only way to tell Ollama to stop (server/routes.go)."""
-        self._sink = None
+        self._sink = self._lane = None
         self._close()
 
     def pause_reading(self) -> None:
@@ -163,8 +170,10 @@ class UpstreamConnection(asyncio.Protocol):
         phase = self._phase
         try:
             if phase == _CHUNKED:
-                # Nearly every piece of nearly every reply: so in one step, from the socket to the sink.
                 chunks = self._chunks
+                lane = self._lane
+                if lane is not None and chunks.is_between_chunks and lane(data):
+                    return
                 raw, payload = chunks.feed(data)
                 if raw and self._sink is not None:
                     self._sink.on_body(raw, payload)
@@ -188,7 +197,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         phase, self._phase = self._phase, _CLOSED
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._lane = self._sink, None, None
         self._transport = None
         if sink is not None:
             if phase == _UNTIL_CLOSE and exc is None:
@@ -246,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.on_body(raw, payload)
 
     def _finish(self, surplus: bytes) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._lane = self._sink, None, None
         if sink is None:
             return
         self._phase = _IDLE
@@ -260,7 +269,7 @@ class UpstreamConnection(asyncio.Protocol):
         sink.on_end()
 
     def _fail(self, error: PilotlightError) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._lane = self._sink, None, None
         self._close()
         if sink is not None:
             sink.on_failure(error)

@@ -12,6 +12,7 @@ Shapes: v0.24.0, api/types.go.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from proxy.upstream.connecting import Attempt, Connecting
 
 # These read files at most. They do not wait for a load.
 _QUICK_S: Final = 10.0
@@ -98,11 +101,15 @@ class Ollama:
     Args:
         session: aiohttp's client for calls of the proxy's own; not closed here.
         base_url: Scheme, host and port.
+        connecting: What is shared with others that reach it; ``None`` where nobody does. Loads, which requests wait
+            for, are subject to its breaker; all other calls only tell it of answers, because it is they that find out
+            when Ollama is back.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, connecting: Connecting | None = None) -> None:
         self._session = session
         self._base_url = base_url.rstrip("/")
+        self._connecting = connecting
 
     def __repr__(self) -> str:
         return f"<Ollama {self._base_url}>"
@@ -145,6 +152,9 @@ class Ollama:
         load is aborted when this call is cancelled, so nothing that a client can cancel may await it directly.
 
         Source: v0.24.0, server/routes.go ``GenerateHandler`` ("load the model"), ``EmbedHandler``; llm/server.go.
+
+        Raises:
+            UpstreamUnreachable: Also where Ollama is left alone for a moment; it then says for how long.
         """
         body: dict[str, Any] = {"model": name}
         if options:
@@ -154,7 +164,13 @@ class Ollama:
         if not embedding_only:
             body["stream"] = False
         started = time.monotonic()
-        answer = await self.call("/api/embed" if embedding_only else "/api/generate", body, timeout_s=timeout_s)
+        path = "/api/embed" if embedding_only else "/api/generate"
+        if self._connecting is None:
+            answer = await self.call(path, body, timeout_s=timeout_s)
+        else:
+            with self._connecting.attempt() as attempt:
+                async with self._request("POST", path, body, timeout_s=timeout_s, attempt=attempt) as reply:
+                    answer = await _read(reply, path)
         return LoadReply(answer.status, answer.error, time.monotonic() - started)
 
     async def unload(self, name: str) -> bool:
@@ -202,33 +218,53 @@ class Ollama:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, body: dict[str, Any] | bytes | None, *, timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | bytes | None,
+        *,
+        timeout_s: float | None,
+        attempt: Attempt | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; aiohttp's errors become ours here and nowhere else."""
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         try:
             async with asyncio.timeout(timeout_s):
-                async with await self._send(method, path, data) as reply:
+                async with await self._send(method, path, data, attempt) as reply:
+                    if self._connecting is not None:
+                        self._connecting.on_answer()
                     yield reply
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            if attempt is not None:
+                attempt.on_failure()
             raise UpstreamUnreachable("Ollama cannot be reached") from error
         except TimeoutError as error:
             raise UpstreamTimeout(f"Ollama did not answer {path} in time") from error
         except aiohttp.ClientError as error:
             raise UpstreamBroken(f"Ollama broke off its answer to {path}") from error
 
-    async def _send(self, method: str, path: str, data: bytes | None) -> aiohttp.ClientResponse:
+    async def _send(
+        self, method: str, path: str, data: bytes | None, attempt: Attempt | None
+    ) -> aiohttp.ClientResponse:
         """Send until the reply's head is there; once more where a kept connection turns out to be dead.
 
         After a restart of Ollama every kept connection is. All calls of the proxy's own may be repeated.
         """
-        url = self._base_url + path
+        send = functools.partial(
+            self._session.request,
+            method,
+            self._base_url + path,
+            data=data,
+            headers=_HEADERS,
+            allow_redirects=False,
+            trace_request_ctx=attempt,
+        )
         try:
-            return await self._session.request(method, url, data=data, headers=_HEADERS, allow_redirects=False)
+            return await send()
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._session.request(method, url, data=data, headers=_HEADERS, allow_redirects=False)
+            return await send()
 
 
 async def _read_bytes(reply: aiohttp.ClientResponse, path: str) -> bytes:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from proxy.errors import PilotlightError, UpstreamUnreachable
+from proxy.upstream.breaker import Verdict
+from proxy.upstream.connecting import Connecting
 from proxy.upstream.exchange import NoReply, Sink, UpstreamConnection, UpstreamRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.upstream.connecting import Attempt
     from proxy.wire.http1 import ReplyHead
 
 # Ollama's server (Go net/http without an IdleTimeout) keeps idle connections for ever; hops in between do not.
@@ -30,6 +33,9 @@ class Exchange:
     """One request on its way, over one connection and, where that one turns out to be dead, over a second.
 
     It stands between connection and sink only until the first byte of the reply: ``on_body`` is the sink's own.
+
+    A second one is for calls to models (``retry``), and nothing else comes here. No budget refuses it, because a
+    restart of Ollama makes every idle connection stale at once.
     """
 
     __slots__ = ("_connection", "_is_retry", "_pool", "_request", "_sink", "_task", "on_body")
@@ -48,6 +54,9 @@ class Exchange:
         connection.start(self._request, self)
 
     def on_head(self, head: ReplyHead) -> None:
+        breaker = self._pool.breaker
+        if breaker.failures:
+            breaker.on_success(self._pool.clock())
         self._sink.on_head(head)
 
     def on_end(self) -> None:
@@ -55,11 +64,13 @@ class Exchange:
 
     def on_failure(self, error: PilotlightError) -> None:
         connection = self._connection
-        reused = connection is not None and connection.exchanges > 1
-        if isinstance(error, NoReply) and reused and not self._is_retry:
-            self._is_retry = True
-            self._task = asyncio.get_running_loop().create_task(self._again())
-            return
+        if isinstance(error, NoReply):
+            reused = connection is not None and connection.exchanges > 1
+            if reused and not self._is_retry:
+                self._is_retry = True
+                self._task = asyncio.get_running_loop().create_task(self._again())
+                return
+            self._pool.breaker.on_failure(self._pool.clock(), Verdict.PASS)
         self._sink.on_failure(error)
 
     async def _again(self) -> None:
@@ -87,6 +98,11 @@ class Exchange:
         if self._connection is not None and self._connection.carries(self):
             self._connection.resume_reading()
 
+    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None:
+        """See :meth:`UpstreamConnection.take_whole_chunks`; not where others stand before the sink."""
+        if sink is self._sink and self._connection is not None and self._connection.carries(self):
+            self._connection.take_whole_chunks(lane)
+
     @property
     def open_chunk(self) -> tuple[int, bool]:
         """See :attr:`UpstreamConnection.open_chunk`."""
@@ -100,7 +116,12 @@ class Pool:
         url: ``http://host:port``, without a path.
         connect_timeout_s: For name look-up and connect together.
         on_retry: Told of each repetition on a fresh connection, with its outcome.
+        connecting: What is shared with others that reach this upstream; ``None`` for one of its own.
+        max_idle: So many connections are kept while nothing runs on them.
         clock: Monotonic seconds.
+
+    Attributes:
+        breaker: Of the connecting, which is consulted before each connect; told here of answers and of their absence.
     """
 
     def __init__(
@@ -109,13 +130,19 @@ class Pool:
         *,
         connect_timeout_s: float,
         on_retry: Callable[[bool], None] = lambda ok: None,
+        connecting: Connecting | None = None,
+        max_idle: int = 100,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or 80
         self._connect_timeout_s = connect_timeout_s
-        self._clock = clock
+        self._max_idle = max_idle
+        self._connecting = Connecting(clock=clock) if connecting is None else connecting
+        self.breaker = self._connecting.breaker
+        self.clock = clock
+        self._waiting = 0
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._emptied: asyncio.Event | None = None
@@ -153,11 +180,22 @@ class Pool:
         return exchange
 
     async def connect(self) -> UpstreamConnection:
-        """Open a connection, busy from the start.
+        """Open a connection, busy from the start; in up to three attempts.
 
         Raises:
-            UpstreamUnreachable: Refused, no such host, or not within the time.
+            UpstreamUnreachable: Refused, no such host, or not within the time; or the upstream failed so often that
+                it is left alone for a moment.
         """
+        self._waiting += 1
+        try:
+            return await self._connecting.connected(self._connect, self._in_flight)
+        finally:
+            self._waiting -= 1
+
+    def _in_flight(self) -> int:
+        return self.busy + self._waiting
+
+    async def _connect(self, attempt: Attempt) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -184,7 +222,7 @@ class Pool:
         return UpstreamConnection(self._on_free, self._on_closed)
 
     def _take(self) -> UpstreamConnection | None:
-        expired_before = self._clock() - IDLE_TIMEOUT_S
+        expired_before = self.clock() - IDLE_TIMEOUT_S
         while self._idle:
             connection = self._idle.pop()
             if connection.is_idle and connection.idle_since >= expired_before:
@@ -193,7 +231,10 @@ class Pool:
         return None
 
     def _on_free(self, connection: UpstreamConnection) -> None:
-        connection.idle_since = self._clock()
+        if len(self._idle) >= self._max_idle:
+            connection.abort()
+            return
+        connection.idle_since = self.clock()
         self._idle.append(connection)
 
     def _on_closed(self, connection: UpstreamConnection) -> None:

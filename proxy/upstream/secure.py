@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from typing import TYPE_CHECKING
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import UpstreamBroken, UpstreamUnreachable
-from proxy.upstream.exchange import CUT_MESSAGE, NoReply, Sink, UpstreamRequest
-from proxy.upstream.session import INVENTED_FIELDS, fail_with_connection, reply_head
+from proxy.errors import UpstreamBroken
+from proxy.upstream.connecting import Connecting
+from proxy.upstream.exchange import CUT_MESSAGE, Sink, UpstreamRequest
+from proxy.upstream.session import fail_with_connection, reply_head, send
 from proxy.wire.http1 import chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.upstream.connecting import Attempt
 
 
 class SecureExchange:
@@ -32,6 +40,9 @@ class SecureExchange:
 
     def abort(self) -> None:
         self.task.cancel()
+
+    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None:
+        """Nothing comes framed here."""
 
     @property
     def open_chunk(self) -> tuple[int, bool]:
@@ -63,12 +74,15 @@ class SecureExchanges:
 
     Args:
         base_url: ``https://host[:port]``.
-        session: aiohttp's client without repetition.
+        session: aiohttp's client with a connection for each request.
+        connecting: What is shared with others that reach this upstream; ``None`` for one of its own.
     """
 
-    def __init__(self, base_url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, base_url: str, session: aiohttp.ClientSession, connecting: Connecting | None = None) -> None:
         self._base_url = base_url
         self._session = session
+        self._connecting = Connecting() if connecting is None else connecting
+        self._waiting = 0
         self._running: set[asyncio.Task[None]] = set()
 
     async def exchange(self, request: UpstreamRequest, sink: Sink) -> SecureExchange:
@@ -78,26 +92,23 @@ class SecureExchanges:
             UpstreamUnreachable: No connection; nothing was sent.
             UpstreamBroken: No reply that can be read.
         """
-        headers = CIMultiDict((name.decode(), value.decode()) for name, value in request.fields)
+        self._waiting += 1
         try:
-            reply = await self._session.request(
-                request.method,
-                URL(self._base_url + request.target, encoded=True),
-                headers=headers,
-                data=request.body,
-                allow_redirects=False,
-                skip_auto_headers=INVENTED_FIELDS,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise UpstreamUnreachable("the upstream cannot be reached") from error
-        except aiohttp.ServerDisconnectedError as error:
-            raise NoReply("the upstream closed the connection without a reply") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamBroken("the upstream's reply cannot be read") from error
+            reply = await self._connecting.connected(functools.partial(self._send, request), self._in_flight)
+        finally:
+            self._waiting -= 1
         exchange = SecureExchange(reply, sink)
         self._running.add(exchange.task)
         exchange.task.add_done_callback(self._running.discard)
         return exchange
+
+    def _in_flight(self) -> int:
+        return len(self._running) + self._waiting
+
+    async def _send(self, request: UpstreamRequest, attempt: Attempt) -> aiohttp.ClientResponse:
+        headers = CIMultiDict((name.decode(), value.decode()) for name, value in request.fields)
+        url = URL(self._base_url + request.target, encoded=True)
+        return await send(self._session, attempt, request.method, url, headers, request.body)
 
     async def aclose(self) -> None:
         """End every exchange."""

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.upstream.exchange import NoReply
 from proxy.wire.headers import first
 from proxy.wire.http1 import ReplyHead
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import AsyncIterable
+    from types import SimpleNamespace
+
+    from multidict import CIMultiDict
+    from yarl import URL
+
+    from proxy.upstream.connecting import Attempt
 
 # Ollama's own replies have small heads; hops in between add to them.
 _MAX_FIELD_BYTES: Final = 64 * 1024
@@ -21,13 +30,17 @@ _READ_BUFFER_BYTES: Final = 16 * 1024
 INVENTED_FIELDS: Final = frozenset({"Accept", "Accept-Encoding", "User-Agent", "Content-Type"})
 
 
+class StaleConnection(NoReply):
+    """It had carried others before, so that the request may not be what ended it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Two clients of one upstream.
+    """Three clients of one upstream. None of them repeats anything; what is repeated is decided in ``retry``.
 
     Attributes:
-        pooled: Reuses connections. aiohttp repeats GET, HEAD and OPTIONS once when a reused one turns out dead.
-        fresh: A connection for each request and no repetition, for what must not happen twice.
+        pooled: Reuses connections, for what may be sent again when a reused one turns out dead.
+        fresh: A connection for each request, for what must not happen twice, and for repetitions.
         control: For the proxy's own calls; carries its name.
     """
 
@@ -52,7 +65,7 @@ def open_sessions(*, connect_timeout_s: float, via: str, user_agent: str) -> Ses
     def session(*, reuse: bool, headers: dict[str, str] | None = None) -> aiohttp.ClientSession:
         # limit=0: aiohttp's default would make request 101 wait where nobody sees it.
         connector = aiohttp.TCPConnector(limit=0, force_close=not reuse)
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
             auto_decompress=False,
@@ -62,17 +75,86 @@ def open_sessions(*, connect_timeout_s: float, via: str, user_agent: str) -> Ses
             max_field_size=_MAX_FIELD_BYTES,
             max_line_size=_MAX_FIELD_BYTES,
             headers=headers,
+            trace_configs=[_told_to_attempts()],
         )
+        # aiohttp repeats PUT and DELETE too, on fresh connections as well (client.py, ``IDEMPOTENT_METHODS``): a delete
+        # could run twice. And it repeats on whatever is pooled, which after a restart is as dead as the first one.
+        # There is no public switch.
+        session._retry_connection = False
+        return session
 
-    fresh = session(reuse=False)
-    # aiohttp repeats PUT and DELETE too, on fresh connections as well (client.py, ``IDEMPOTENT_METHODS``): a delete
-    # could run twice. There is no public switch.
-    fresh._retry_connection = False
     return Sessions(
         pooled=session(reuse=True),
-        fresh=fresh,
+        fresh=session(reuse=False),
         control=session(reuse=True, headers={"Via": via, "User-Agent": user_agent}),
     )
+
+
+def _told_to_attempts() -> aiohttp.TraceConfig:
+    """Has aiohttp's client say whether a request's connection is a new one, which its reply does not tell."""
+
+    async def on_create(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.on_connected()
+
+    async def on_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.on_reused()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(on_create)
+    trace.on_connection_reuseconn.append(on_reuse)
+    return trace
+
+
+async def send(
+    session: aiohttp.ClientSession,
+    attempt: Attempt,
+    method: str,
+    url: URL,
+    headers: CIMultiDict[str],
+    data: bytes | AsyncIterable[bytes] | None,
+) -> aiohttp.ClientResponse:
+    """Send a client's request as it is; aiohttp's errors become ours here.
+
+    Args:
+        session: ``Sessions.pooled`` or ``Sessions.fresh``.
+        attempt: Is told of the connection and of the answer.
+        method: As the client sent it.
+        url: Encoded.
+        headers: All of them; nothing is added but what the hop needs.
+        data: The body; a stream is taken from only once a connection stands.
+
+    Returns:
+        The reply, when its head is here. The caller closes it.
+
+    Raises:
+        UpstreamUnreachable: No connection; nothing was sent.
+        StaleConnection, NoReply: The connection, a reused or a new one, ended before a head.
+        UpstreamTimeout: A limit of the session's passed.
+        UpstreamBroken: No head that can be read.
+    """
+    try:
+        reply = await session.request(
+            method,
+            url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            skip_auto_headers=INVENTED_FIELDS,
+            trace_request_ctx=attempt,
+        )
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise UpstreamUnreachable("the upstream cannot be reached") from error
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        kind = StaleConnection if attempt.is_reused else NoReply
+        raise kind("the upstream closed the connection without a reply") from error
+    except TimeoutError as error:
+        raise UpstreamTimeout("the upstream did not answer in time") from error
+    except aiohttp.ClientError as error:
+        raise UpstreamBroken("the upstream's reply cannot be read") from error
+    attempt.on_answer()
+    return reply
 
 
 def fail_with_connection(reply: aiohttp.ClientResponse) -> None:

@@ -22,8 +22,8 @@ _FIELD_LINE = re.compile(
 )
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-# Size lines of whole chunks, in the plain spelling, by which nearly every token's chunk is known with one look-up.
-_SIZES: Final = {b"%x" % size: size for size in range(1, 1024)}
+CHUNK_SIZES: Final = {b"%x" % size: size for size in range(1, 1024)}
+"""Size lines in the plain spelling, by which nearly every token's chunk is known with one look-up."""
 
 
 class ProtocolError(Exception):
@@ -124,6 +124,7 @@ class ChunkFollower:
     """Follows chunked framing through a stream that is cut anywhere.
 
     Attributes:
+        is_between_chunks: Everything so far was whole chunks.
         owed_bytes: How much of the chunk whose size line was already returned is still to come.
         owes_line_end: Its data are complete, its line end was not yet returned.
         done: The last chunk and the trailer were read.
@@ -133,10 +134,10 @@ class ChunkFollower:
     __slots__ = (
         "_held",
         "_in_trailer",
-        "_is_between_chunks",
         "_pieces",
         "_raw",
         "done",
+        "is_between_chunks",
         "owed_bytes",
         "owes_line_end",
         "surplus",
@@ -145,7 +146,7 @@ class ChunkFollower:
     def __init__(self) -> None:
         self._held = b""
         self._in_trailer = False
-        self._is_between_chunks = True
+        self.is_between_chunks = True
         self._pieces: list[bytes] = []
         self._raw: list[bytes] = []
         self.owed_bytes = 0
@@ -164,10 +165,10 @@ class ChunkFollower:
         Raises:
             ProtocolError: The framing is broken.
         """
-        if self._is_between_chunks:
+        if self.is_between_chunks:
             # A piece that is exactly one whole chunk: what Ollama sends for nearly every token.
             end = data.find(b"\r\n", 0, 10)
-            size = _SIZES.get(data[:end]) if end > 0 else None
+            size = CHUNK_SIZES.get(data[:end]) if end > 0 else None
             if size is not None and size + end + 4 == len(data) and data.endswith(b"\r\n"):
                 return data, data[end + 2 : -2]
         return self._walk(data)
@@ -193,7 +194,7 @@ class ChunkFollower:
             # Nothing of these bytes is returned, so the open chunk is still owed what it was owed before them.
             self.owed_bytes, self.owes_line_end = owed
             raise
-        self._is_between_chunks = not (self._held or self.owed_bytes or self.owes_line_end or self._in_trailer)
+        self.is_between_chunks = not (self._held or self.owed_bytes or self.owes_line_end or self._in_trailer)
         if self.done:
             self.surplus = data[position:]
         return b"".join(self._raw), b"".join(self._pieces)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.errors import PilotlightError, UpstreamUnreachable
+from proxy.upstream.breaker import CLOSED, OPEN
+from proxy.upstream.connecting import Connecting
 from proxy.upstream.exchange import NoReply, UpstreamRequest
 from proxy.upstream.pool import IDLE_TIMEOUT_S, Pool
 from tests.peers import Answering, ScriptedUpstream, Seen, unanswering_listener, until, upstream
@@ -51,7 +53,14 @@ class Opened:
         self.server = server
         self.now = 0.0
         self.retries: list[bool] = []
-        self.pool = Pool(server.url, connect_timeout_s=1, on_retry=self.retries.append, clock=lambda: self.now)
+        self.connecting = Connecting(clock=lambda: self.now)
+        self.pool = Pool(
+            server.url,
+            connect_timeout_s=1,
+            on_retry=self.retries.append,
+            connecting=self.connecting,
+            clock=lambda: self.now,
+        )
 
     async def ask(self) -> tuple[Recorder, PilotlightError | None]:
         sink = Recorder()
@@ -359,3 +368,74 @@ async def test_a_server_that_closes_at_once_is_told_as_an_error_of_the_upstream(
         await asyncio.gather(accepting, return_exceptions=True)
         await asyncio.wait_for(pool.aclose(), 5)
         listener.close()
+
+
+async def test_a_listener_that_comes_back_within_the_attempts_is_found() -> None:
+    async def test(opened: Opened) -> None:
+        await opened.server.stop()
+        asking = asyncio.create_task(opened.ask())
+        await until(lambda: opened.connecting.budget.running == 1)
+        await opened.server.start()
+        _, error = await asking
+        assert error is None
+        assert opened.retries == []
+
+    await run(ok, test)
+
+
+async def test_five_connections_without_a_reply_open_the_breaker_and_an_answer_closes_it() -> None:
+    async def test(opened: Opened) -> None:
+        for _ in range(5):
+            _, error = await opened.ask()
+            assert isinstance(error, NoReply)
+        assert opened.pool.breaker.state == OPEN
+        with pytest.raises(UpstreamUnreachable) as told:
+            await opened.ask()
+        assert told.value.retry_after_s == 1.0
+        assert len(opened.server.seen) == 5
+        opened.now = 1.0
+        _, error = await opened.ask()
+        assert error is None
+        assert (opened.pool.breaker.state, opened.pool.breaker.failures) == (CLOSED, 0)
+
+    await run(dying(dict.fromkeys(range(1, 6), Answering.fin)), test)
+
+
+async def test_an_error_that_ollama_answers_is_no_failure() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.json({"error": "x"}, 500)
+
+    async def test(opened: Opened) -> None:
+        for _ in range(10):
+            _, error = await opened.ask()
+            assert error is None
+        assert opened.pool.breaker.failures == 0
+
+    await run(script, test)
+
+
+async def test_a_connection_that_stands_idle_is_used_whatever_the_breaker_says() -> None:
+    async def test(opened: Opened) -> None:
+        await opened.ask()
+        for _ in range(5):
+            opened.pool.breaker.on_failure(0.0)
+        assert opened.pool.breaker.state == OPEN
+        _, error = await opened.ask()
+        assert error is None
+        assert opened.server.connections == 1
+        assert opened.pool.breaker.state == CLOSED
+
+    await run(ok, test)
+
+
+async def test_stale_connections_are_replaced_without_the_budget() -> None:
+    async def test(opened: Opened) -> None:
+        await opened.ask()
+        opened.connecting.budget.on_retry_start()
+        assert not opened.connecting.budget.may_retry(1)
+        _, error = await opened.ask()
+        assert error is None
+        assert opened.retries == [True]
+        assert opened.pool.breaker.failures == 0
+
+    await run(dying({2: Answering.fin}), test)
