@@ -96,11 +96,22 @@ class Families:
         )
 
     def _add_queue_and_cache(self) -> None:
-        self.queue_size = self._gauge(
-            "batch_processor_queue_size", "Requests that wait in the proxy: for a shared load", "priority"
+        self.queue_size = self._gauge("batch_processor_queue_size", "Requests that wait for a place", "priority")
+        self.queue_capacity = self._gauge("batch_processor_queue_capacity", "How many requests may wait")
+        self.queue_wait = self._histogram(
+            "batch_processor_wait_seconds", "How long requests waited for a place", buckets.WAIT_S, "priority"
         )
+        self.slots = self._gauge("batch_processor_slots", "Places on loaded models", "state")
+        self.rejected = self._counter("batch_processor_rejected_total", "Requests that were turned away", "reason")
         self.cache_hits = self._counter("cache_hits_total", "Asked and found", "cache")
         self.cache_misses = self._counter("cache_misses_total", "Asked and not found", "cache")
+        self.cache_bypass = self._counter("cache_bypass_total", "Requests that the cache is not for", "reason")
+        self.cache_entries = self._gauge("cache_entries", "What it holds", "cache")
+        self.cache_bytes = self._gauge("cache_size_bytes", "Memory that this takes", "cache")
+        self.cache_evictions = self._counter("cache_evictions_total", "What it dropped", "cache", "reason")
+        self.shared = self._counter("pilotlight_shared_total", "Requests that joined the run of an identical one")
+        self.embed_batches = self._counter("pilotlight_embed_batches_total", "Calls that embed the texts of several")
+        self.embed_batched = self._counter("pilotlight_embed_batched_texts_total", "Texts that went in such calls")
 
     def _add_upstream(self) -> None:
         self.upstream_up = self._gauge("pilotlight_upstream_up", "1 while Ollama answers")
@@ -108,6 +119,8 @@ class Families:
         self.upstream_retries = self._counter(
             "pilotlight_upstream_retries_total", "Requests sent again; only before any byte came back", "outcome"
         )
+        self.breaker_open = self._gauge("pilotlight_upstream_breaker_open", "1 while Ollama is not even tried")
+        self.fallback = self._counter("pilotlight_fallback_total", "Fallbacks that were asked", "provider", "result")
         self.connections = self._gauge("pilotlight_upstream_connections", "Pooled connections to Ollama", "state")
 
     def _add_residency(self) -> None:
@@ -146,6 +159,10 @@ class Families:
         )
         self.log_suppressed = self._counter(
             "pilotlight_log_lines_suppressed_total", "Error lines beyond the limit per second"
+        )
+        self.reload_ok = self._gauge("pilotlight_config_last_reload_successful", "1 if the settings could be used")
+        self.reload_at = self._gauge(
+            "pilotlight_config_last_reload_timestamp_seconds", "When settings that could be used were last read"
         )
         self.build_info = self._gauge("pilotlight_build_info", "Always 1", "version", "python", "aiohttp")
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from proxy.observe.timeline import REUSED_CACHE
 from proxy.wire.routes import Family
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ class FinalRecord(NamedTuple):
     eval_count: int | None = None
 
     def onto(self, t: Timeline) -> None:
-        """Write what is known into a timeline."""
+        """Write what is known into a timeline; of a kept answer, nothing that was measured when it was made."""
         t.done_reason = self.done_reason
+        if t.reused == REUSED_CACHE:
+            return
         t.load_duration_s = self.load_duration_s
         t.prompt_eval_duration_s = self.prompt_eval_duration_s
         t.eval_duration_s = self.eval_duration_s

@@ -32,7 +32,12 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "499", "5xx")
 DONE_REASONS = ("stop", "length", "load", "unload", "tool_calls", "none", OTHER)
 PRIORITIES = ("interactive", "normal", "batch")
-CACHES = ("show",)
+CACHES = ("show", "response")
+REJECT_REASONS = ("full", "timeout", "rate_limit", "shutdown")
+SLOT_STATES = ("busy", "free")
+BYPASS_REASONS = ("sampling", "header", "size", "tools", OTHER)
+EVICTION_REASONS = ("ttl", "size", "flush")
+FALLBACK_RESULTS = ("ok", "failed")
 ERROR_KINDS = ("connect", "reset", "timeout", "http_5xx", "protocol", OTHER)
 RETRY_OUTCOMES = ("ok", "failed")
 CONNECTION_STATES = ("idle", "busy")
@@ -66,11 +71,13 @@ class ModelLabels:
     """
 
     def __init__(self, configured: Iterable[str] = (), limit: int = 20) -> None:
-        self._configured = dict.fromkeys(canonical(name) for name in configured)
-        self._limit = max(limit, len(self._configured))
-        self._known = set(self._configured)
-        self._in_use = dict(self._configured)
+        self._configured: dict[str, None] = {}
+        self._asked_limit = limit
+        self._limit = limit
+        self._known: set[str] = set()
+        self._in_use: dict[str, None] = {}
         self._canonical: dict[str, str] = {}
+        self.keep(configured)
 
     def __repr__(self) -> str:
         return f"<ModelLabels known={len(self._known)} in_use={len(self._in_use)} limit={self._limit}>"
@@ -95,6 +102,21 @@ class ModelLabels:
             return OTHER
         self._in_use[label] = None
         return label
+
+    def keep(self, configured: Iterable[str]) -> list[str]:
+        """The settings have these now, and no others.
+
+        A name that they had keeps its label until ``forget``, like that of any other model.
+
+        Returns:
+            The labels that are new.
+        """
+        self._configured = dict.fromkeys(canonical(name) for name in configured)
+        added = [label for label in self._configured if label not in self._in_use]
+        self._known.update(self._configured)
+        self._in_use.update(self._configured)
+        self._limit = max(self._asked_limit, len(self._configured))
+        return added
 
     def know(self, names: Iterable[str]) -> None:
         """These exist, says ``/api/tags`` or ``/api/ps``."""

@@ -19,8 +19,9 @@ from proxy import __version__
 from proxy.observe import labels
 from proxy.observe.families import Families
 from proxy.observe.labels import OTHER, ModelLabels, code_class, one_of
+from proxy.observe.queueing import QueueMetrics
 from proxy.observe.series import EndpointSeries, ModelSeries
-from proxy.observe.timeline import Outcome, Phase, parts, start, total_s, ttft_s
+from proxy.observe.timeline import REUSED_CACHE, Outcome, Phase, parts, start, total_s, ttft_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +51,9 @@ class Metrics:
         known_models: Names from the settings. Their series exist from the start, so that ``rate()`` sees zeros.
         registry: For tests that want to look inside; a fresh one otherwise.
         model_limit: How many models may have series of their own at the same time.
+
+    Attributes:
+        queue: The part about queue, limits and what answers without Ollama.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._precreate()
+        self.queue = QueueMetrics(self._families)
 
     def __repr__(self) -> str:
         return f"<Metrics {self._labels!r}>"
@@ -97,8 +102,11 @@ class Metrics:
             endpoint.ttfb.observe(max(0.0, t.first_byte - t.received))
         if t.incomplete:
             endpoint.incomplete.inc()
-        self._observe_first_token(t, series, exemplar)
-        self._observe_final_record(t, series, endpoint.name)
+        # What comes from memory says nothing about how fast the model is; of a shared run its own call tells.
+        if t.reused != REUSED_CACHE:
+            self._observe_first_token(t, series, exemplar)
+        if not t.reused:
+            self._observe_final_record(t, series, endpoint.name)
         return label
 
     def chunk_gaps(self, model: str) -> Callable[[Sequence[float], float | None], None]:
@@ -139,9 +147,9 @@ class Metrics:
         """Time of our own: ``request`` until the request was sent, ``first_chunk`` for the first token."""
         self._overhead[one_of(phase, labels.OVERHEAD_PHASES, "request")].observe(max(0.0, seconds))
 
-    def waiting(self, change: int, priority: str = "normal") -> None:
-        """Requests began (1) or ceased (-1) to wait in the proxy. So far they wait for shared loads only."""
-        self._families.queue_size.labels(one_of(priority, labels.PRIORITIES, "normal")).inc(change)
+    def tokens_read(self, model: str, count: int) -> None:
+        """Tokens of texts that were embedded together; whose they were is not told."""
+        self._series(self.model_label(model)).tokens_in.inc(count)
 
     def prompt_cut(self, model: str) -> None:
         self._families.prompts_cut.labels(self.model_label(model)).inc()
@@ -163,7 +171,7 @@ class Metrics:
         self._families.connections.labels("busy").set(busy)
 
     def cache_lookup(self, cache: str, hit: bool) -> None:
-        """A look-up in what is remembered of ``/api/show`` (show)."""
+        """A look-up in what is remembered of ``/api/show`` (show), or in the answers that are kept (response)."""
         self._lookups[(one_of(cache, labels.CACHES, "show"), hit)].inc()
 
     # --- residency ---
@@ -220,6 +228,11 @@ class Metrics:
 
     # --- which models there are ---
 
+    def keep_models(self, names: Iterable[str]) -> None:
+        """The settings name these now, and no others: they have their label from here on, loaded or not."""
+        for label in self._labels.keep(names):
+            self._series(label).precreate()
+
     def know_models(self, names: Iterable[str]) -> None:
         """Ollama has these, says ``/api/tags`` or ``/api/ps``: they may become labels."""
         self._labels.know(names)
@@ -244,20 +257,33 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         self._families.loop_lag.observe(seconds)
 
+    def settings_read(self, ok: bool, unix_s: float) -> None:
+        """The settings were read, at start or anew; those that cannot be used leave the time as it was."""
+        self._families.reload_ok.set(1 if ok else 0)
+        if ok:
+            self._families.reload_at.set(unix_s)
+
     def log_suppressed(self) -> None:
         self._families.log_suppressed.inc()
 
     def overview(self) -> dict[str, Any]:
-        """Queue, memory of models and calls under way, for ``/stats``; call it in a thread."""
-        names = ["batch_processor_queue_size", "cache_hits_total", "cache_misses_total", "llm_calls_in_progress"]
+        """Queue, refusals, what is remembered and calls under way, for ``/stats``; call it in a thread."""
+        names = [
+            "batch_processor_queue_size",
+            "batch_processor_rejected_total",
+            "cache_hits_total",
+            "cache_misses_total",
+            "llm_calls_in_progress",
+        ]
         found: dict[str, dict[str, int]] = {name: {} for name in names}
         for family in self._registry.restricted_registry(names).collect():
             for sample in family.samples:
                 if sample.name in found:
                     found[sample.name][next(iter(sample.labels.values()))] = int(sample.value)
-        queue, hits, misses, in_progress = (found[name] for name in names)
+        queue, rejected, hits, misses, in_progress = (found[name] for name in names)
         return {
             "queue": queue,
+            "rejected": rejected,
             "cache": {cache: {"hits": hits[cache], "misses": misses.get(cache, 0)} for cache in hits},
             "in_progress": sum(in_progress.values()),
         }
@@ -296,7 +322,7 @@ class Metrics:
 
     def _observe_first_token(self, t: Timeline, series: ModelSeries, exemplar: dict[str, str] | None) -> None:
         if t.sent is not None:
-            self.overhead("request", t.sent - t.received - t.queue_s - t.load_wait_s)
+            self.overhead("request", t.sent - t.received - t.queue_s - t.load_wait_s - t.failed_s)
         whole_s, split = ttft_s(t), parts(t)
         if whole_s is None or split is None:
             return
@@ -333,7 +359,6 @@ class Metrics:
         self._overhead = {phase: families.overhead.labels(phase) for phase in labels.OVERHEAD_PHASES}
         self._endpoints = {endpoint: EndpointSeries(families, endpoint) for endpoint in labels.ENDPOINTS}
         for family, values in (
-            (families.queue_size, labels.PRIORITIES),
             (families.upstream_errors, labels.ERROR_KINDS),
             (families.upstream_retries, labels.RETRY_OUTCOMES),
             (families.connections, labels.CONNECTION_STATES),

@@ -40,6 +40,8 @@ def describe(t: Timeline) -> dict[str, Any]:
         row["incomplete"] = True
     if t.client_disconnect_phase is not None:
         row["client_left"] = t.client_disconnect_phase.value
+    if t.key:
+        row["key"] = printable(t.key)
     if t.trace_id:
         row["trace_id"] = printable(t.trace_id)
     return row
@@ -73,6 +75,8 @@ def _describe_call(t: Timeline, row: dict[str, Any]) -> None:
     if t.done_reason:
         row["done_reason"] = printable(t.done_reason, 32)
     row["chunks"] = t.chunks
+    if t.reused:
+        row["reused"] = t.reused
     if t.rule:
         row["rule"] = t.rule
     if t.injected:

@@ -10,7 +10,7 @@ import math
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from proxy.observe.timeline import Start, start, total_s, ttft_s
+from proxy.observe.timeline import REUSED_CACHE, Start, start, total_s, ttft_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +35,7 @@ class Stats:
     def __init__(self, window: int = WINDOW) -> None:
         self._window = window
         self._models: dict[str, _Window] = {}
+        self._keys: dict[str, _Usage] = {}
 
     def __repr__(self) -> str:
         return f"<Stats models={len(self._models)} window={self._window}>"
@@ -49,6 +50,8 @@ class Stats:
         # At the end again: the first one is the one that was not written to for longest.
         self._models[label] = window
         window.add(t)
+        if t.key:
+            self._keys.setdefault(t.key, _Usage()).add(t)
 
     def snapshot(self) -> dict[str, Any]:
         """Figures per model: counts since the start, and summaries of the window in seconds.
@@ -59,7 +62,24 @@ class Stats:
         return {
             "window": self._window,
             "models": {label: window.snapshot() for label, window in sorted(windows, key=_label)},
+            "keys": {name: usage.snapshot() for name, usage in sorted(self._keys.items())},
         }
+
+
+class _Usage:
+    """What was asked for with one key, since the start."""
+
+    def __init__(self) -> None:
+        self._calls = self._tokens_in = self._tokens_out = 0
+
+    def add(self, t: Timeline) -> None:
+        self._calls += 1
+        if not t.reused:
+            self._tokens_in += t.prompt_eval_count or 0
+            self._tokens_out += t.eval_count or 0
+
+    def snapshot(self) -> dict[str, int]:
+        return {"calls": self._calls, "tokens_in": self._tokens_in, "tokens_out": self._tokens_out}
 
 
 class _Window:
@@ -76,7 +96,7 @@ class _Window:
         whole_s, first_s = total_s(t), ttft_s(t)
         if whole_s is not None:
             self._totals.append(whole_s)
-        if first_s is not None:
+        if first_s is not None and t.reused != REUSED_CACHE:
             kind = start(t)
             self._starts[kind.value] += 1
             self._first_tokens.append((first_s, kind))

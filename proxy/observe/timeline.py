@@ -15,7 +15,8 @@ The parts of the time to first token, which sum to the whole exactly:
 * ``load``: waiting for a load that the proxy shares among requests, and then Ollama's own ``load_duration``.
 * ``prompt``: Ollama's ``prompt_eval_duration``.
 * ``proxy``: our own work, before the request was sent and between reading the first token and writing it.
-* ``other``: the rest, which is Ollama's own queue, its first decode and the network.
+* ``other``: the rest, which is Ollama's own queue, its first decode and the network, and an upstream that did not
+  answer before a fallback did.
 
 Ollama's durations come from its final record (api/types.go, ``Metrics``, v0.24.0). They are measured by another
 process, and the final record's may include a little that lies before the request reached it: so each part is cut to
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 COLD_LOAD_S = 0.1
 """A longer ``load_duration`` means that the model was loaded for this request; a resident one reports 1 to 3 ms."""
+
+REUSED_CACHE = "cache"
+REUSED_SHARED = "shared"
 
 _TICKS_PER_S = 1 << 27
 """Durations are whole numbers of 2**-27 s (7.5 ns): up to two years, floats add and subtract those without rounding."""
@@ -94,6 +98,7 @@ class Timeline:
         finished: The last byte of the response was written, or the request ended otherwise.
         queue_s: Waited for a slot.
         load_wait_s: Waited for a load owned by the proxy.
+        failed_s: Spent on an upstream that did not answer, before another one was asked.
         load_duration_s, prompt_eval_duration_s, eval_duration_s: Ollama's, in seconds; ``None`` where not told.
         prompt_eval_count, eval_count: Tokens read and written; ``None`` where not told.
         done_reason: Ollama's ``done_reason``, or what ``finish_reason`` and ``stop_reason`` mean in its words.
@@ -106,6 +111,8 @@ class Timeline:
         incomplete: The upstream's reply ended without its final record, or was cut.
         client_disconnect_phase: Set when the client left before the end.
         trace_id: From the request's ``traceparent``; the exemplar's id. Empty where there was none.
+        key: The name of the key that was shown.
+        reused: Answered without a run of its own: from the cache, or by the run of an identical request.
     """
 
     request_id: str
@@ -125,6 +132,7 @@ class Timeline:
     finished: float | None = None
     queue_s: float = 0.0
     load_wait_s: float = 0.0
+    failed_s: float = 0.0
     load_duration_s: float | None = None
     prompt_eval_duration_s: float | None = None
     eval_duration_s: float | None = None
@@ -143,6 +151,8 @@ class Timeline:
     incomplete: bool = False
     client_disconnect_phase: Phase | None = None
     trace_id: str = ""
+    reused: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +192,10 @@ def parts(t: Timeline) -> Parts | None:
     ours = left if t.sent is None else min(left, _ticks(t.sent - t.received))
     queue = min(ours, _ticks(t.queue_s))
     load_wait = min(ours - queue, _ticks(t.load_wait_s))
-    proxy = ours - queue - load_wait
-    left -= ours
+    failed = min(ours - queue - load_wait, _ticks(t.failed_s))
+    proxy = ours - queue - load_wait - failed
+    # Not our work, and not that of the one who answered: so it is in the rest.
+    left -= ours - failed
     if t.token_read is not None:
         writing = min(left, _ticks(t.first_token - t.token_read))
         proxy += writing
@@ -229,7 +241,7 @@ def server_timing(t: Timeline) -> str:
         )
     if t.sent is None:
         return ""
-    before_s = max(0.0, t.sent - t.received - t.queue_s - t.load_wait_s)
+    before_s = max(0.0, t.sent - t.received - t.queue_s - t.load_wait_s - t.failed_s)
     if t.upstream_head is None:
         return _timing(queue=t.queue_s, load=t.load_wait_s, proxy=before_s)
     # Every stream's head has this one, and nothing is out yet: so in one piece.

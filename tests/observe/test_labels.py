@@ -43,6 +43,15 @@ def test_a_name_that_came_back_may_be_a_label_again() -> None:
     assert labels.of("a") == "a:latest"
 
 
+def test_names_that_the_settings_get_later_are_labels_at_once_and_beyond_the_limit() -> None:
+    labels = ModelLabels(["one"], limit=1)
+    assert labels.keep(["One", "two"]) == ["two:latest"]
+    assert (labels.of("two"), labels.configured) == ("two:latest", ("one:latest", "two:latest"))
+    assert labels.forget(["two"]) == []
+    assert labels.keep(["one"]) == []
+    assert (labels.of("two"), labels.forget(["two"]), labels.of("two")) == ("two:latest", ["two:latest"], OTHER)
+
+
 @given(names=st.lists(st.text(), max_size=50), known=st.lists(st.text(), max_size=50))
 def test_whatever_is_asked_labels_are_few_short_and_printable(names: list[str], known: list[str]) -> None:
     labels = ModelLabels(limit=5)

@@ -283,7 +283,12 @@ def test_ten_thousand_hostile_names_add_no_series() -> None:
         metrics.prompt_cut(name)
         metrics.cache_lookup(name, True)
         metrics.overhead(name, 0.1)
-        metrics.waiting(1, name)
+        metrics.queue.waiting(name, 1)
+        metrics.queue.waited(name, 0.1)
+        metrics.queue.rejected(name)
+        metrics.queue.bypassed(name)
+        metrics.queue.evicted(name)
+        metrics.tokens_read(name, 3)
         metrics.incomplete(name)
         metrics.call_started(name)
 
@@ -407,8 +412,20 @@ def test_the_relays_own_events_are_counted() -> None:
     metrics.disconnect(Phase.STREAMING)
     metrics.rewrite(9, applied=True)
     metrics.rewrite("keep_alive", applied=False)
-    metrics.waiting(2)
-    metrics.waiting(-1)
+    metrics.queue.waiting("normal", 2)
+    metrics.queue.waiting("normal", -1)
+    metrics.queue.capacity(512)
+    metrics.queue.waited("batch", 0.25)
+    metrics.queue.rejected("timeout")
+    metrics.queue.slots(2, 1)
+    metrics.queue.bypassed("tools")
+    metrics.queue.answers(3, 4096)
+    metrics.queue.evicted("ttl")
+    metrics.queue.know_fallbacks(["second:11434"])
+    metrics.queue.fell_back("second:11434", True)
+    metrics.queue.breaker("half_open")
+    metrics.queue.shared()
+    metrics.queue.batched(7)
     metrics.reload("kept", "evicted")
     metrics.reload_avoided("kept", "num_ctx")
     metrics.preload("kept", "ok")
@@ -426,6 +443,21 @@ def test_the_relays_own_events_are_counted() -> None:
         ("pilotlight_rewrites_total", ("rule", "generate_9"), ("action", "applied")): 1,
         ("pilotlight_rewrites_total", ("rule", "keep_alive"), ("action", "skipped")): 1,
         ("batch_processor_queue_size", ("priority", "normal")): 1,
+        ("batch_processor_queue_capacity",): 512,
+        ("batch_processor_wait_seconds_sum", ("priority", "batch")): 0.25,
+        ("batch_processor_rejected_total", ("reason", "timeout")): 1,
+        ("batch_processor_slots", ("state", "busy")): 2,
+        ("batch_processor_slots", ("state", "free")): 1,
+        ("cache_bypass_total", ("reason", "tools")): 1,
+        ("cache_entries", ("cache", "response")): 3,
+        ("cache_size_bytes", ("cache", "response")): 4096,
+        ("cache_evictions_total", ("cache", "response"), ("reason", "ttl")): 1,
+        ("pilotlight_fallback_total", ("provider", "second:11434"), ("result", "ok")): 1,
+        ("pilotlight_fallback_total", ("provider", "second:11434"), ("result", "failed")): 0,
+        ("pilotlight_upstream_breaker_open",): 1,
+        ("pilotlight_shared_total",): 1,
+        ("pilotlight_embed_batches_total",): 1,
+        ("pilotlight_embed_batched_texts_total",): 7,
         ("pilotlight_model_reloads_total", ("model", "kept:latest"), ("cause", "evicted")): 1,
         ("pilotlight_reloads_avoided_total", ("model", "kept:latest"), ("option", "num_ctx")): 1,
         ("pilotlight_preloads_total", ("model", "kept:latest"), ("result", "ok")): 1,
@@ -441,14 +473,15 @@ def test_an_overview_has_what_is_under_way() -> None:
     metrics = Metrics()
     metrics.call_started("api_chat")
     metrics.call_started("made up")
-    metrics.waiting(1)
+    metrics.queue.waiting("normal", 1)
     metrics.cache_lookup("show", hit=True)
     metrics.cache_lookup("show", hit=False)
     metrics.cache_lookup("show", hit=False)
 
     assert metrics.overview() == {
         "queue": {"interactive": 0, "normal": 1, "batch": 0},
-        "cache": {"show": {"hits": 1, "misses": 2}},
+        "rejected": {"full": 0, "timeout": 0, "rate_limit": 0, "shutdown": 0},
+        "cache": {"show": {"hits": 1, "misses": 2}, "response": {"hits": 0, "misses": 0}},
         "in_progress": 2,
     }
 

@@ -25,6 +25,7 @@ def timeline(**marks: object) -> Timeline:
     first_token=st.floats(min_value=0.0, max_value=1e7),
     queue_s=st.floats(min_value=0.0, max_value=1e6),
     load_wait_s=st.floats(min_value=0.0, max_value=1e6),
+    failed_s=st.floats(min_value=0.0, max_value=1e6),
     load_duration_s=_DURATION,
     prompt_eval_duration_s=_DURATION,
 )
@@ -58,6 +59,13 @@ def test_each_part_has_the_time_that_is_its_own() -> None:
     assert split.prompt == 1.0
     assert split.proxy == 0.75
     assert split.other == 1.25
+
+
+def test_an_upstream_that_did_not_answer_is_not_our_own_work() -> None:
+    split = parts(timeline(sent=103.0, first_token=104.0, queue_s=0.5, failed_s=2.25))
+
+    assert split is not None
+    assert (split.queue, split.proxy, split.other) == (0.5, 0.25, 3.25)
 
 
 def test_without_a_final_record_the_unknown_is_in_other() -> None:
