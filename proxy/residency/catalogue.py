@@ -11,7 +11,7 @@ from proxy.rewrite.facts import ModelFacts, facts_from_show
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from proxy.observe.metrics import Metrics
     from proxy.upstream.ollama import Ollama, TagEntry
@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 _MOST_REMEMBERED: Final = 1_000
 
 
+def _untold(digest: str) -> None:
+    """Nobody else remembers anything of models."""
+
+
 class Catalogue:
     """Remembers models until they may have changed.
 
     Args:
         ollama: Asked where nothing is remembered.
         metrics: Told of hits and misses.
+
+    Attributes:
+        on_changed: Told the digest of each model that is forgotten, because it may be another one now.
     """
 
     def __init__(self, ollama: Ollama, metrics: Metrics) -> None:
@@ -37,6 +44,7 @@ class Catalogue:
         self._same_render: dict[tuple[str, str], bool] = {}
         self._asking: dict[str, asyncio.Task[ModelFacts | None]] = {}
         self._generation = 0
+        self.on_changed: Callable[[str], None] = _untold
 
     def __repr__(self) -> str:
         return f"<Catalogue {len(self._facts)} models, {len(self._asking)} being asked for>"
@@ -67,10 +75,11 @@ class Catalogue:
         """A model was created, copied, deleted or pulled; ``None``: any may have been."""
         self._generation += 1
         self._digests = None
-        if name is None:
-            self._facts.clear()
-        else:
-            self._facts.pop(canonical(name), None)
+        gone = list(self._facts.values()) if name is None else [self._facts.get(canonical(name))]
+        for facts in gone:
+            if facts is not None:
+                del self._facts[facts.name]
+                self.on_changed(facts.digest)
 
     def on_tags(self, tags: Iterable[TagEntry]) -> list[str]:
         """Take in what is stored now.
@@ -83,16 +92,18 @@ class Catalogue:
             name for name, facts in self._facts.items() if facts.digest and digests.get(name, "") != facts.digest
         ]
         for name in changed:
-            del self._facts[name]
+            self.on_changed(self._facts.pop(name).digest)
         if changed:
             self._generation += 1
         self._digests = digests
         return changed
 
     def on_version(self, version: str) -> None:
-        """Another server may render prompts differently, so each model is probed again."""
+        """Another server may render prompts and answer differently, so each model is probed again."""
         if version != self._version:
             self._version = version
+            for facts in self._facts.values():
+                self.on_changed(facts.digest)
             self._facts = {name: dataclasses.replace(facts, same_render=None) for name, facts in self._facts.items()}
 
     def on_probed(self, facts: ModelFacts, same_render: bool) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
 from proxy.errors import PilotlightError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from proxy.residency.news import News
 from proxy.residency.plan import Action, Limits, Load, Unload, plan
+from proxy.residency.rivals import MOST_PATIENCE_S, Rivals
 from proxy.residency.runner import SETTLED, Runner, State
 from proxy.wire.names import canonical
 
@@ -41,6 +43,18 @@ _log: Any = structlog.get_logger("pilotlight.residency")
 _POLL_WHEN_DOWN_S: Final = 1.0
 # /api/tags reads every manifest; another digest there is noticed this late at most.
 _TAGS_EVERY_S: Final = 30.0
+
+
+class Places(Protocol):
+    """Who decides which request is sent next, and so wants to know what is loaded."""
+
+    def on_resident(self, weights: frozenset[str]) -> None: ...
+
+    def on_eviction(self, lost: str, by: str) -> None: ...
+
+    def on_fit(self, one: str, other: str) -> None: ...
+
+    def on_restart(self) -> None: ...
 
 
 class Keeper:
@@ -84,6 +98,10 @@ class Keeper:
         self._is_up = False
         self._was_up = False
         self._was_ready = False
+        self._is_changed = False
+        self._told_at = -math.inf
+        self._rivals = Rivals(min(MOST_PATIENCE_S, settings.scheduler.ageing_s))
+        self.places: Places | None = None
         self.loads: Loads
         self.warmer: Warmer
         self.prober: Prober
@@ -100,6 +118,11 @@ class Keeper:
         """Take the next step now."""
         self._wake.set()
 
+    def on_other_models(self) -> None:
+        """The kept models are others than at the start: what is wrong with them ends the program no more."""
+        self._is_changed = True
+        self.wake()
+
     async def run(self) -> None:
         """Keep going until cancelled.
 
@@ -111,6 +134,8 @@ class Keeper:
             pause_s = self._settings.check_every_s
             if not self._is_up:
                 pause_s = min(pause_s, _POLL_WHEN_DOWN_S) * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
+            elif self._rivals.is_missing:
+                pause_s = min(pause_s, self._rivals.patience_s)
             # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of what it waits for.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -130,7 +155,7 @@ class Keeper:
             return
         if self._runners.contradictions:
             contradiction = self._runners.contradictions.pop(0)
-            if not self._was_ready:
+            if not self._was_ready and not self._is_changed:
                 raise contradiction
             _log.error("setting cannot hold", field=contradiction.field, reason=contradiction.message)
         taking_room = [flight for flight in self.loads.flights() if flight.cold or flight.grows]
@@ -169,6 +194,26 @@ class Keeper:
         self._runners.drop_strangers()
         self._metrics.running([(row.name, row.size_bytes, row.vram_bytes, row.expires_unix) for row in rows])
         self._news.changes(changes)
+        if self.places is not None:
+            self._tell_places(self.places, asked_at)
+
+    def _tell_places(self, places: Places, asked_at: float) -> None:
+        flights = self.loads.flights()
+        since, self._told_at = self._told_at, asked_at
+        news = self._rivals.look(
+            self._listed,
+            used=frozenset(runner.weights for runner in self._runners if runner.busy and not runner.volatile),
+            loaded=frozenset(runner.weights for runner in self._runners if since <= runner.loaded_at < asked_at),
+            loading=[flight.runner.weights for flight in flights],
+            wanted=frozenset(flight.runner.weights for flight in flights if flight.cold and not flight.by_keeper),
+            judged=self._watch.conflicts,
+            now=self._clock(),
+        )
+        for lost, by in news.evictions:
+            places.on_eviction(lost, by)
+        for pair in news.fits:
+            places.on_fit(*pair)
+        places.on_resident(self._listed)
 
     def on_load_ended(self, flight: Flight, outcome: Outcome) -> None:
         """A load ended; Ollama has been looked at since."""
@@ -221,6 +266,9 @@ class Keeper:
         self._metrics.upstream_up(False)
         self._runners.on_upstream_down()
         self._watch.on_upstream_down()
+        self._rivals.forget()
+        if self.places is not None:
+            self.places.on_restart()
 
     def _note_ready(self) -> None:
         if self._was_ready or not self._is_up or any(runner.state not in SETTLED for runner in self._runners.kept()):

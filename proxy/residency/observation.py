@@ -91,6 +91,11 @@ class Watch:
         """Whether one of the two has been seen to cost the other its place, and they were not seen together since."""
         return frozenset((one.weights, other.weights)) in self._conflicts
 
+    @property
+    def conflicts(self) -> frozenset[frozenset[str]]:
+        """Pairs of weights of which :meth:`conflict` is true."""
+        return frozenset(self._conflicts)
+
     def on_loaded(self, runner: Runner, now: float, *, by_keeper: bool) -> None:
         """A load of ours succeeded, and Ollama had to make room for it."""
         self._loads.append(_LoadSeen(now, runner, by_keeper))

@@ -153,9 +153,10 @@ def _is_held_off(
 ) -> bool:
     """Whether loading it now would take the place of a model that is in use."""
     for other in runners:
-        if other is runner or not (other.busy or other.present):
+        is_wanted = other.busy or other.queued > 0
+        if other is runner or not (is_wanted or other.present):
             continue
-        if not other.busy and now - other.used_at >= limits.return_after_s:
+        if not is_wanted and now - other.used_at >= limits.return_after_s:
             continue
         # Beside the one that displaced it, any other in use may be in the way: it was loaded without us having seen
         # the two together. A model that was never displaced is not kept waiting on a mere suspicion.

@@ -74,6 +74,7 @@ class Runner:
         undo: The set before a growth that has not been judged yet.
         in_flight: Requests that were sent and have not ended.
         waiting: Requests that wait for its load.
+        queued: Requests that wait for their turn, and so for no load yet.
         used_at: When a request last began or ended.
         strayed_at: When another set of options was last known or suspected on it (a ``/v1`` call, or seen).
         present: ``/api/ps`` showed it.
@@ -107,6 +108,7 @@ class Runner:
     undo: dict[str, object] | None = None
     in_flight: int = 0
     waiting: int = 0
+    queued: int = 0
     used_at: float = -math.inf
     strayed_at: float | None = None
     stray_told: bool = False
@@ -173,5 +175,5 @@ class Runner:
             "expires_in_s": None if expires_in_s is None or forever else round(expires_in_s, 1),
             "pinned": forever,
             "in_flight": self.in_flight,
-            "waiting": self.waiting,
+            "waiting": self.waiting + self.queued,
         }

@@ -17,7 +17,7 @@ from proxy.wire.durations import parse_keep_alive
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import KeptModel, Settings
@@ -50,12 +50,10 @@ class Runners:
         self._by_weights: dict[str, Runner] = {}
         self._weights: dict[str, str] = {}
         self.contradictions: list[ConfigError] = []
-        self._kept_names = {canonical(model.name): (rank, model) for rank, model in enumerate(settings.models)}
-        start = State.ABSENT if settings.residency.warmup else State.RELEASED
-        for name, (rank, model) in self._kept_names.items():
-            placeholder = Runner(f"name:{name}", names={name}, state=start)
-            _keep(placeholder, rank, model)
-            self._by_weights[placeholder.weights] = placeholder
+        self._start = State.ABSENT if settings.residency.warmup else State.RELEASED
+        self._kept_names = _by_name(settings.models)
+        for name in self._kept_names:
+            self._hold_place(name)
 
     def __repr__(self) -> str:
         return f"<Runners {len(self._by_weights)} kept={len(self._kept_names)}>"
@@ -107,6 +105,62 @@ class Runners:
         """Forget what could not be matched to a model and is gone."""
         for runner in [runner for runner in self if runner.weights.startswith("unknown:") and not runner.present]:
             self._by_weights.pop(runner.weights, None)
+
+    # --- other settings ---
+
+    def contradiction(self, models: Sequence[KeptModel]) -> ConfigError | None:
+        """Two of these models that are known to be the same weights and have different options."""
+        named = _by_name(models)
+        for runner in self:
+            here = sorted((named[name] for name in runner.names if name in named), key=lambda ranked: ranked[0])
+            for rank, model in here[1:]:
+                if dict(model.options) != dict(here[0][1].options):
+                    return _contradiction(*here[0], rank, model)
+        return None
+
+    def keep(self, models: Sequence[KeptModel]) -> None:
+        """From now on these are the kept models.
+
+        What is loaded stays as it is: one that is kept no longer goes when its time is up, or when Ollama needs the
+        room. One that is kept now and known already is matched to its runner as at the start. Where options changed,
+        the model is loaded anew once nothing runs on it, or for the next request.
+        """
+        self._kept_names = _by_name(models)
+        settled: set[str] = set()
+        for runner in self.kept():
+            here = sorted((self._kept_names[name][0], name) for name in runner.names if name in self._kept_names)
+            if here and here[0][1] == runner.name:
+                rank, model = self._kept_names[runner.name]
+                _keep_on(runner, rank, model)
+                settled.update(name for _, name in here)
+            else:
+                self._let_go(runner)
+        for name in self._kept_names:
+            if name not in settled:
+                for runner in self:
+                    runner.names.discard(name)
+                self._hold_place(name)
+
+    def _hold_place(self, name: str) -> None:
+        """A kept model that Ollama has not described yet, or that has to be matched to its weights anew."""
+        placeholder = Runner(f"name:{name}", names={name}, state=self._start)
+        _keep(placeholder, *self._kept_names[name])
+        self._by_weights[placeholder.weights] = placeholder
+
+    def _let_go(self, runner: Runner) -> None:
+        """It is a model like any other."""
+        runner.kept, runner.rank = None, UNRANKED
+        if runner.facts is None:
+            self._by_weights.pop(runner.weights, None)
+            return
+        runner.configured = dict(self._defaults)
+        runner.decided.clear()
+        runner.reason, runner.loss, runner.unfit_beside, runner.to_unload = "", Loss.NONE, "", False
+        if runner.state is not State.LOADING:
+            runner.state = State.RESIDENT if runner.present else State.ABSENT
+        if not runner.present and not runner.busy:
+            # As for any other: the next request that loads it decides its options.
+            runner.current, runner.undo, runner.growths, runner.shown_num_ctx = None, None, 0, None
 
     # --- events ---
 
@@ -280,14 +334,44 @@ class Runners:
     def _note_contradiction(self, runner: Runner, rank: int, model: KeptModel) -> None:
         if runner.kept is None or runner.kept is model or dict(runner.kept.options) == dict(model.options):
             return
-        first, second = sorted([(runner.rank, runner.kept.name), (rank, model.name)])
-        self.contradictions.append(
-            ConfigError(
-                f"models.{second[0]}.options",
-                f"{second[1]} and {first[1]} (models.{first[0]}) are the same weights, so they share one runner; "
-                "give them the same options",
-            )
-        )
+        self.contradictions.append(_contradiction(runner.rank, runner.kept, rank, model))
+
+
+def _by_name(models: Sequence[KeptModel]) -> dict[str, tuple[int, KeptModel]]:
+    """Rank and settings of each kept model."""
+    return {canonical(model.name): (rank, model) for rank, model in enumerate(models)}
+
+
+def _contradiction(rank: int, model: KeptModel, other_rank: int, other: KeptModel) -> ConfigError:
+    first, second = sorted([(rank, model.name), (other_rank, other.name)])
+    return ConfigError(
+        f"models.{second[0]}.options",
+        f"{second[1]} and {first[1]} (models.{first[0]}) are the same weights, so they share one runner; "
+        "give them the same options",
+    )
+
+
+def _keep_on(runner: Runner, rank: int, model: KeptModel) -> None:
+    """It is kept as before, perhaps with other settings."""
+    before, runner.kept, runner.rank = runner.kept, model, rank
+    runner.decided.clear()
+    if runner.unfit_beside:
+        # Another list, or other options, may leave room for it: it gets another chance.
+        runner.unfit_beside, runner.reason = "", ""
+        if runner.state is State.FAILED:
+            runner.state = State.LOST
+    is_too_large = model.max_num_ctx is not None and (runner.num_ctx or 0) > model.max_num_ctx
+    if before is not None and dict(before.options) == dict(model.options) and not is_too_large:
+        return
+    runner.configured = dict(model.options)
+    parameters = runner_options(runner.facts.parameters) if runner.facts is not None else {}
+    runner.current = {**parameters, **runner.configured}
+    runner.confirmed = False
+    runner.undo, runner.growths, runner.refused_num_ctx = None, 0, None
+    runner.failures, runner.retry_at = 0, -math.inf
+    if runner.state is State.RESIDENT:
+        # Loaded with other options than it should be, as after a drift; so the keeper need not wait for a request.
+        runner.state, runner.loss = State.LOST, Loss.DRIFTED
 
 
 def _keep(runner: Runner, rank: int, model: KeptModel) -> None:

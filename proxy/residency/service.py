@@ -29,14 +29,16 @@ from proxy.rewrite.options import (
 )
 from proxy.wire.durations import parse_keep_alive
 from proxy.wire.gojson import MISSING
+from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.observe.metrics import Metrics
     from proxy.residency.catalogue import Catalogue
+    from proxy.residency.keeper import Places
     from proxy.rewrite.facts import ModelFacts
-    from proxy.settings import Settings
+    from proxy.settings import KeptModel, Settings
     from proxy.upstream.ollama import Ollama
     from proxy.wire.gojson import JsonObject
 
@@ -74,7 +76,8 @@ class Prepared:
     kept: bool = False
 
 
-_UNTOUCHED: Final = Prepared()
+UNTOUCHED: Final = Prepared()
+"""Nothing is put in, and nothing taken out."""
 
 
 class Residency:
@@ -177,6 +180,27 @@ class Residency:
         """Whether kept models have settled since the start, and Ollama answers now."""
         return self._keeper.is_ready
 
+    def tell(self, places: Places) -> None:
+        """Tell the scheduler from now on what is loaded, and what does not fit together."""
+        self._keeper.places = places
+
+    def keep(self, models: Sequence[KeptModel]) -> None:
+        """Keep these models from now on; what runs goes on.
+
+        Raises:
+            ConfigError: Two of them are known to be the same weights with different options; nothing has changed then.
+        """
+        if contradiction := self._runners.contradiction(models):
+            raise contradiction
+        before = [runner.name for runner in self._runners.kept()]
+        self._runners.keep(models)
+        after = [canonical(model.name) for model in models]
+        self._metrics.keep_models(after)
+        for name in before:
+            if name not in after:
+                self._metrics.model_failed(name, "")
+        self._keeper.on_other_models()
+
     def wake(self) -> None:
         """Look at Ollama now: something suggests that it went away or changed."""
         self._keeper.wake()
@@ -213,20 +237,20 @@ class Residency:
             UpstreamUnreachable, UpstreamBroken: As the load met them.
         """
         if facts.remote or "image" in facts.capabilities:
-            return _UNTOUCHED
+            return UNTOUCHED
         client = None if keep_alive is MISSING else keep_alive
         try:
             client_s = parse_keep_alive(client)
         except ValueError:
             # Ollama refuses the request, so nothing is loaded for it.
-            return _UNTOUCHED
+            return UNTOUCHED
         runner = self._runners.of(facts)
         if runner.state is State.RELEASED:
             self._runners.on_wanted(runner)
         options = {member.name: member.value for member in asked.members} if asked is not None else {}
         unified = self._unify(runner, facts, options)
         if unified.ill_typed:
-            return _UNTOUCHED
+            return UNTOUCHED
         kept = runner.kept
         if v1 and not neutral(unified.target, runner_options(facts.parameters)):
             # The call will load the model its own way, whatever we do first.
@@ -247,6 +271,18 @@ class Residency:
         told = header_value(unified) if unified.overridden else ""
         long_prompts = kept.long_prompts if kept is not None else "cut"
         return Prepared(unified.set, unified.remove, value, told, waited_s, cold, long_prompts, kept is not None)
+
+    def long_prompts(self, facts: ModelFacts) -> str:
+        """What is done with a prompt of this model that is longer than the context."""
+        kept = self._runners.of(facts).kept
+        return "cut" if kept is None else kept.long_prompts
+
+    def is_kept(self, facts: ModelFacts) -> bool:
+        return self._runners.of(facts).kept is not None
+
+    def queues(self, facts: ModelFacts, change: int) -> None:
+        """A request for this model began (1) or ceased (-1) to wait for its turn."""
+        self._runners.of(facts).queued += change
 
     def started(self, facts: ModelFacts) -> None:
         """A prepared request is being sent. To be followed by :meth:`finished`, whatever happens."""
@@ -391,18 +427,16 @@ class Residency:
         started = self._clock()
         self._warmer.give_way(runner)
         runner.waiting += 1
-        self._metrics.waiting(1)
         try:
             flight = self._loads.start(runner, keep_alive=keep_alive, cause=cause)
             outcome = await self._loads.wait(flight, self._load_timeout_s)
         finally:
             runner.waiting -= 1
             runner.used_at = self._clock()
-            self._metrics.waiting(-1)
         if outcome is None:
             raise UpstreamTimeout(f"loading {runner.name} takes longer than {self._load_timeout_s:g} s; it goes on")
         if outcome.failure is not None:
-            raise type(outcome.failure)(outcome.failure.message)
+            raise type(outcome.failure)(outcome.failure.message, retry_after_s=outcome.failure.retry_after_s)
         if outcome.status >= 500:
             raise LoadFailed(outcome.error, status=outcome.status)
         return outcome, self._clock() - started

@@ -3,10 +3,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from proxy.residency.runner import Loss, Runner, State
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.residency.runner import UNRANKED, Loss, Runner, State
 from proxy.residency.runners import Runners, quick_loss_delay_s
 from proxy.rewrite.facts import ModelFacts
-from proxy.settings import Settings
+from proxy.settings import KeptModel, Settings
 
 BLOB = "sha256:" + "a" * 64
 OTHER_BLOB = "sha256:" + "b" * 64
@@ -200,3 +203,165 @@ def test_a_runner_says_what_it_is_in_one_line() -> None:
     assert "one:latest absent" in repr(runner)
     assert "\n" not in repr(runner)
     assert runner.expires_at == -math.inf
+
+
+# --- other kept models while it runs
+
+
+def models(*given: dict[str, Any]) -> tuple[KeptModel, ...]:
+    return Settings.model_validate({"models": given}).models
+
+
+def resident(table: Runners, name: str, weights: str = BLOB, **more: Any) -> Runner:
+    runner = table.of(facts(name, weights, **more))
+    runner.current = runner.current or {}
+    table.on_loaded(runner, dict(runner.current), -1, now=0.0)
+    return runner
+
+
+def test_the_same_models_again_change_nothing() -> None:
+    table = runners({"name": "one", "options": {"num_ctx": 2048}})
+    runner = resident(table, "one")
+    table.on_growth(runner, {"num_ctx": 8192})
+    table.on_loaded(runner, {"num_ctx": 8192}, -1, now=0.0)
+    table.keep(models({"name": "ONE", "options": {"num_ctx": 2048}}))
+    assert table.kept() == [runner]
+    assert (runner.state, runner.confirmed, runner.current) == (State.RESIDENT, True, {"num_ctx": 8192})
+
+
+def test_a_model_that_is_kept_no_longer_stays_loaded_as_it_is() -> None:
+    table = runners(
+        {"name": "one", "options": {"num_ctx": 2048}}, {"name": "two"}, defaults={"options": {"num_gpu": 1}}
+    )
+    runner = resident(table, "one")
+    table.keep(models({"name": "two"}))
+    assert [kept.name for kept in table.kept()] == ["two:latest"]
+    assert (runner.rank, runner.state, runner.confirmed) == (UNRANKED, State.RESIDENT, True)
+    assert (runner.current, runner.configured) == ({"num_ctx": 2048}, {"num_gpu": 1})
+
+
+def test_a_model_that_is_kept_no_longer_and_not_loaded_is_like_any_other() -> None:
+    table = runners({"name": "one", "options": {"num_ctx": 2048}})
+    runner = table.of(facts("one"))
+    table.on_load_failed(runner, "no room", 0.0, 1.0, again_at_once=False)
+    table.keep(())
+    assert table.kept() == []
+    assert (runner.state, runner.reason, runner.current) == (State.ABSENT, "", None)
+
+
+def test_a_name_that_was_never_described_is_forgotten_when_it_is_kept_no_longer() -> None:
+    table = runners({"name": "one"})
+    table.keep(())
+    assert list(table) == []
+    assert table.unresolved() == []
+
+
+def test_a_new_name_holds_its_place_until_ollama_has_described_it() -> None:
+    table = runners({"name": "one"})
+    table.of(facts("one"))
+    table.keep(models({"name": "two"}, {"name": "one"}))
+    assert [kept.name for kept in table.kept()] == ["two:latest", "one:latest"]
+    assert table.unresolved() == ["two:latest"]
+
+
+def test_a_model_in_use_that_is_kept_now_keeps_its_runner_and_gets_its_options() -> None:
+    table = runners()
+    runner = resident(table, "one")
+    runner.in_flight = 1
+    table.keep(models({"name": "one", "options": {"num_ctx": 2048}}))
+    assert table.of(facts("one")) is runner
+    assert table.kept() == [runner]
+    assert table.unresolved() == []
+    assert (runner.current, runner.confirmed, runner.in_flight, runner.present) == ({"num_ctx": 2048}, False, 1, True)
+
+
+def test_changed_options_make_the_keeper_load_it_anew() -> None:
+    table = runners({"name": "one", "options": {"num_ctx": 2048}})
+    runner = resident(table, "one", parameters={"num_gpu": 9})
+    table.keep(models({"name": "one", "options": {"num_ctx": 4096}}))
+    assert (runner.state, runner.loss, runner.confirmed) == (State.LOST, Loss.DRIFTED, False)
+    assert runner.current == {"num_gpu": 9, "num_ctx": 4096}
+
+
+def test_a_lower_ceiling_of_the_context_takes_back_what_grew_beyond_it() -> None:
+    table = runners({"name": "one", "options": {"num_ctx": 2048}})
+    runner = resident(table, "one")
+    table.on_growth(runner, {"num_ctx": 8192})
+    table.on_loaded(runner, {"num_ctx": 8192}, -1, now=0.0)
+    table.keep(models({"name": "one", "options": {"num_ctx": 2048}, "max_num_ctx": 4096}))
+    assert (runner.current, runner.confirmed) == ({"num_ctx": 2048}, False)
+
+
+def test_a_load_that_ends_after_its_options_changed_proves_nothing() -> None:
+    table = runners({"name": "one", "options": {"num_ctx": 2048}})
+    runner = table.of(facts("one"))
+    table.on_load_started(runner)
+    table.keep(models({"name": "one", "options": {"num_ctx": 4096}}))
+    table.on_loaded(runner, {"num_ctx": 2048}, -1, now=0.0)
+    assert not runner.confirmed
+
+
+def test_another_name_of_the_same_weights_takes_over() -> None:
+    table = runners({"name": "one"}, {"name": "two"})
+    runner = table.of(facts("one"))
+    table.of(facts("two"))
+    table.keep(models({"name": "two"}))
+    assert table.of(facts("two")) is runner
+    assert table.kept() == [runner]
+    assert runner.name == "two:latest"
+
+
+def test_names_of_the_same_weights_that_would_contradict_each_other_are_found_before_anything_changes() -> None:
+    table = runners({"name": "one"})
+    table.of(facts("one"))
+    table.of(facts("two"))
+    table.of(facts("other", OTHER_BLOB))
+    assert table.contradiction(models({"name": "one"}, {"name": "two"}, {"name": "other"})) is None
+    clash = models({"name": "other"}, {"name": "two"}, {"name": "one", "options": {"num_ctx": 1024}})
+    found = table.contradiction(clash)
+    assert found is not None
+    assert found.field == "models.2.options"
+    assert [kept.name for kept in table.kept()] == ["one:latest"]
+
+
+def test_the_loser_of_a_war_gets_another_chance_with_another_list() -> None:
+    table = runners({"name": "one"}, {"name": "two"})
+    loser = table.of(facts("two", OTHER_BLOB))
+    loser.state, loser.reason, loser.unfit_beside = State.FAILED, "does not fit beside one:latest", "one:latest"
+    table.keep(models({"name": "two"}))
+    assert (loser.state, loser.reason, loser.unfit_beside) == (State.LOST, "", "")
+
+
+_KEPT = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["one", "two", "three"])},
+        optional={"options": st.sampled_from([{}, {"num_ctx": 2048}]), "max_num_ctx": st.just(1024)},
+    ),
+    max_size=3,
+    unique_by=lambda model: model["name"],
+)
+
+
+@given(st.lists(st.tuples(_KEPT, st.lists(st.sampled_from(["one", "two", "three"]), max_size=3)), max_size=6))
+def test_after_any_changes_each_kept_model_has_one_runner_with_its_options(
+    turns: list[tuple[list[dict[str, Any]], list[str]]],
+) -> None:
+    table = runners()
+    blobs = {"one": BLOB, "two": BLOB, "three": OTHER_BLOB}
+    kept: tuple[KeptModel, ...] = ()
+    for wanted, called in turns:
+        if table.contradiction(models(*wanted)) is None:
+            kept = models(*wanted)
+            table.keep(kept)
+        for name in called:
+            resident(table, name, blobs[name])
+    for model in kept:
+        table.of(facts(model.name, blobs[model.name]))
+    weights = {blobs[model.name] for model in kept}
+    assert {runner.weights for runner in table.kept()} == weights
+    assert table.unresolved() == []
+    for runner in table.kept():
+        model = next(model for model in kept if blobs[model.name] == runner.weights)
+        assert runner.name == f"{model.name}:latest"
+        assert runner.configured == model.options
+        assert runner.current == model.options

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.errors import LoadFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import ConfigError, LoadFailed, UpstreamTimeout, UpstreamUnreachable
+from proxy.settings import KeptModel, Settings
 from tests.residency.conftest import MB, until
 
 if TYPE_CHECKING:
@@ -313,3 +314,104 @@ async def test_closing_leaves_no_task_behind(scene: Opens) -> None:
         assert not names & {"load", "warm", "probe", "show", "pull"}
         await s.residency.aclose()
         await until(lambda: s.server.state.scheduler.loading is None)
+
+
+# --- other kept models while it runs
+
+
+def kept(*given: dict[str, Any]) -> tuple[KeptModel, ...]:
+    return Settings.model_validate({"models": given}).models
+
+
+async def test_a_model_that_is_kept_from_now_on_is_loaded_unasked(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        s.residency.keep(kept(ONE, {"name": "two", "options": {"num_ctx": 1024}}))
+        await s.settle()
+        assert s.server.running == ["one:latest", "two:latest"]
+        assert s.server.loads == 2
+        assert s.model("two")["options"] == {"num_ctx": 1024}
+        assert s.metric("pilotlight_preloads_total", model="two:latest", result="ok") == 1
+
+
+async def test_a_model_that_is_kept_no_longer_is_not_brought_back(scene: Opens) -> None:
+    async with scene(ONE, {"name": "two"}) as s:
+        await s.settle()
+        s.residency.keep(kept({"name": "two"}))
+        await s.settle()
+        assert s.server.loads == 2
+        await s.ollama.unload("one")
+        await s.settle()
+        assert s.server.running == ["two:latest"]
+
+
+async def test_a_request_for_a_model_that_is_kept_no_longer_needs_no_load(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        s.residency.keep(())
+        prepared = await s.prepare("one")
+        assert (prepared.waited_s, prepared.kept, prepared.keep_alive) == (0.0, False, None)
+        assert prepared.set_options == {"num_ctx": 2048}
+
+
+async def test_changed_options_cost_one_load_and_no_request_waits_for_it(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        s.residency.keep(kept({**ONE, "options": {"num_ctx": 4096}}))
+        await s.settle()
+        assert (s.server.loads, s.model("one")["num_ctx"]) == (2, 4096)
+        assert (await s.prepare("one")).waited_s == 0
+
+
+async def test_a_stream_that_runs_while_options_change_ends_before_the_load(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        running = asyncio.create_task(s.chat("one"))
+        await until(lambda: "'in_flight': 1" in str(s.residency.models()))
+        s.residency.keep(kept({**ONE, "options": {"num_ctx": 4096}}))
+        assert (await running).status == 200
+        await s.settle()
+        assert (s.server.loads, s.model("one")["num_ctx"]) == (2, 4096)
+
+
+async def test_a_model_in_use_that_is_kept_now_is_pinned_without_being_loaded_again(scene: Opens) -> None:
+    async with scene() as s:
+        await s.chat("one")
+        s.residency.keep(kept({"name": "one"}))
+        await s.settle()
+        assert s.server.loads == 1
+        assert s.model("one")["pinned"] is True
+
+
+async def test_another_keep_alive_holds_from_the_next_request_on(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        s.residency.keep(kept({**ONE, "keep_alive": "10m"}))
+        assert (await s.prepare("one")).keep_alive == "10m"
+        assert s.server.loads == 1
+
+
+async def test_models_that_contradict_each_other_change_nothing(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        await s.settle()
+        await s.chat("one-again")
+        with pytest.raises(ConfigError, match=r"models\.1\.options"):
+            s.residency.keep(kept(ONE, {"name": "one-again", "options": {"num_ctx": 512}}, {"name": "two"}))
+        await s.settle()
+        assert s.server.running == ["one:latest"]
+
+
+async def test_a_contradiction_that_shows_later_does_not_end_the_program(scene: Opens) -> None:
+    async with scene() as s:
+        s.residency.keep(kept(ONE, {"name": "one-again", "options": {"num_ctx": 512}}))
+        await s.settle()
+        assert s.model("one")["options"]["num_ctx"] == 2048
+
+
+async def test_what_failed_about_a_model_is_forgotten_when_it_is_kept_no_longer(scene: Opens) -> None:
+    async with scene({"name": "nowhere"}) as s:
+        await s.settle()
+        assert s.metric("pilotlight_model_failed", model="nowhere:latest", reason="missing") == 1
+        s.residency.keep(())
+        assert s.metric("pilotlight_model_failed", model="nowhere:latest", reason="missing") == 0
+        assert s.residency.models() == []
