@@ -377,9 +377,10 @@ class RawClient:
         self.writer = writer
 
     @classmethod
-    async def open(cls, address: str, *, limit: int = 2**16) -> RawClient:
+    async def open(cls, address: str, *, limit: int = 2**16, source: str | None = None) -> RawClient:
         host, _, port = address.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port), limit=limit))
+        local = None if source is None else (source, 0)
+        return cls(*await asyncio.open_connection(host, int(port), limit=limit, local_addr=local))
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -467,17 +468,18 @@ class RawClient:
 
 
 @contextlib.asynccontextmanager
-async def client(address: str, *, limit: int = 2**16) -> AsyncIterator[RawClient]:
-    opened = await RawClient.open(address, limit=limit)
+async def client(address: str, *, limit: int = 2**16, source: str | None = None) -> AsyncIterator[RawClient]:
+    """A connection; ``source`` is the address that it comes from, of which 127.0.0.0/8 has many."""
+    opened = await RawClient.open(address, limit=limit, source=source)
     try:
         yield opened
     finally:
         await opened.close()
 
 
-def unanswering_listener() -> tuple[socket.socket, list[socket.socket]]:
+def unanswering_listener(port: int = 0) -> tuple[socket.socket, list[socket.socket]]:
     """A listener whose queue is full, and the sockets that fill it: a further connect waits until one is accepted."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    listener = socket.create_server(("127.0.0.1", port), backlog=0)
     waiting = []
     for _ in range(3):
         sock = socket.socket()

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from proxy.relay.call import DEADLINES, Deadlines
 from proxy.server.app import Proxy
 from proxy.settings import Settings
 from tests.peers import Answering, RawClient, Script, ScriptedUpstream, Seen, client, until, upstream
@@ -112,6 +113,12 @@ class Stage:
             answer = await opened.answer()
         return answer.status, answer.json
 
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample as the metrics page has it now; 0 where there is none."""
+        self.proxy._observer.settle()
+        found = self.proxy.metrics._registry.get_sample_value(name, labels)
+        return 0.0 if found is None else found
+
     async def rows(self, count: int = 1) -> list[dict[str, Any]]:
         """The newest requests, newest first, once there are so many."""
         while True:
@@ -127,6 +134,7 @@ async def staged(
     *,
     own: Callable[[Seen, Answering], Awaitable[None]] = answer_own_call,
     awaits_model: bool = True,
+    deadlines: Deadlines = DEADLINES,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """A proxy that keeps one model, ready.
@@ -135,6 +143,7 @@ async def staged(
         script: Answers what is relayed.
         own: Answers the proxy's own calls.
         awaits_model: Begin when everything is known of the model; else when the upstream was seen.
+        deadlines: For clients that send.
         settings: Beside the addresses.
     """
 
@@ -142,7 +151,7 @@ async def staged(
         await (own if is_own_call(seen) else stage.script)(seen, reply)
 
     async with upstream(dispatch) as server:
-        proxy = Proxy(make_settings(server.url, **settings))
+        proxy = Proxy(make_settings(server.url, **settings), deadlines=deadlines)
         stage = Stage(server, proxy, script)
         try:
             await proxy.start()
@@ -160,6 +169,8 @@ def make_settings(url: str, **settings: Any) -> Settings:
         "upstream": {"url": url},
         "models": [{"name": MODEL}],
         "residency": {"check_every_s": 3600},
+        # Turns have tests of their own; here several calls are under way at once.
+        "scheduler": {"parallel": 1024},
         **settings,
     }
     return Settings.model_validate(given)

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from proxy.errors import BodyTooLarge, PilotlightError
+from proxy.admission.priority import NORMAL
+from proxy.errors import BodyTooLarge, PilotlightError, RequestTimeout
 from proxy.wire.headers import Field, first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aiohttp import StreamReader
 
+    from proxy.admission.priority import Priority
+    from proxy.edge.guard import Admitted
     from proxy.observe.timeline import Timeline
     from proxy.relay.delivery import Delivery
     from proxy.relay.reply import ClientConnection, ClientReply
     from proxy.wire.routes import Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+T = TypeVar("T")
+
+BODY_TIMEOUT_S: Final = 120.0
+"""For the whole body of a call to a model."""
+PIECE_TIMEOUT_S: Final = 30.0
+"""Between two pieces of an upload, which may take hours as a whole."""
+HEAD_TIMEOUT_S: Final = 15.0
+"""From the first byte of a head to its last; a client that sends one byte after the other holds a connection."""
+
+
+class Deadlines(NamedTuple):
+    """How long a client may take to send."""
+
+    head_s: float = HEAD_TIMEOUT_S
+    body_s: float = BODY_TIMEOUT_S
+    piece_s: float = PIECE_TIMEOUT_S
+
+
+DEADLINES: Final = Deadlines()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +76,8 @@ class Call:
     Attributes:
         method: As sent.
         path: Origin form, with query, as received.
-        fields: The request's, as received; ``Host`` already stands for an absolute-form target's authority.
+        fields: The request's: as received, ``Host`` standing for an absolute-form target's authority; once admitted,
+            as they go on.
         body: The client's, to be read once.
         route: Its row in the table.
         reply: Its answer.
@@ -64,6 +87,13 @@ class Call:
         delivery: While a generation's reply is under way.
         interrupted: Set when the call is ended from our side before a delivery began.
         task: The handler's, for ending it while it waits.
+        client: Whose turn it takes in the queue, and whose bucket.
+        received: Its fields before the guard took some away; only for whose it is. May hold a key.
+        admitted: What the guard decided about it.
+        is_managing: It changes models, and so stands in the audit log.
+        priority: Its class there.
+        deadlines: For its client.
+        body_error: Why its body was not read to the end.
     """
 
     method: str
@@ -78,12 +108,20 @@ class Call:
     delivery: Delivery | None = None
     interrupted: PilotlightError | None = None
     task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
+    client: str = ""
+    received: list[Field] = field(default_factory=list, repr=False)
+    admitted: Admitted | None = None
+    is_managing: bool = False
+    priority: Priority = NORMAL
+    deadlines: Deadlines = DEADLINES
+    body_error: PilotlightError | None = None
 
     def interrupt(self, error: PilotlightError) -> None:
         """End the call with an error: as a frame where a stream began, as a status where none did."""
         self.interrupted = error
-        if self.delivery is not None and not self.delivery.is_over:
-            self.delivery.fail(error)
+        delivery = self.delivery
+        if delivery is not None and not delivery.is_over and not delivery.is_queued:
+            delivery.fail(error)
         elif self.task is not None:
             self.task.cancel()
 
@@ -103,6 +141,12 @@ class Call:
         if told is not None and told.isdigit() and int(told) > limit_bytes:
             raise BodyTooLarge(_too_large(limit_bytes))
         self.invite_body()
+        if not self.body.is_eof():
+            # It is still on its way, from a client that may be slow on purpose.
+            return await in_time(self._read(limit_bytes), self.deadlines.body_s)
+        return await self._read(limit_bytes)
+
+    async def _read(self, limit_bytes: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while not self.body.at_eof():
@@ -112,6 +156,19 @@ class Call:
                 raise BodyTooLarge(_too_large(limit_bytes))
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def in_time(reading: Coroutine[object, object, T], timeout_s: float) -> T:
+    """Read from a client within a time.
+
+    Raises:
+        RequestTimeout: It took longer.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await reading
+    except TimeoutError:
+        raise RequestTimeout("the request's body did not come in time") from None
 
 
 def _too_large(limit_bytes: int) -> str:

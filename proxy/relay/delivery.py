@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.observe.final import TAIL_BYTES, FinalRecord, read_final
 from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
-from proxy.observe.timeline import Outcome, Timeline, outcome_of, server_timing
+from proxy.observe.timeline import REUSED_CACHE, Outcome, Timeline, outcome_of, server_timing
+from proxy.relay.lane import fast_lane
 from proxy.upstream.exchange import CUT_MESSAGE
 from proxy.wire.headers import Field, end_to_end, stream_fields
 from proxy.wire.lines import LineSplitter
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proxy.relay.reply import ClientReply
+    from proxy.upstream.exchange import Sink
     from proxy.wire.http1 import ReplyHead
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
@@ -58,6 +60,8 @@ class Flow(Protocol):
     def resume_reading(self) -> None: ...
 
     def abort(self) -> None: ...
+
+    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None: ...
 
     @property
     def open_chunk(self) -> tuple[int, bool]: ...
@@ -96,7 +100,7 @@ class Delivery:
         error: What went wrong, where something did.
         held: A short reply that was not passed on but kept for the relay to decide about.
         flow: The exchange; set once it began.
-        last_activity: When something last came from the upstream.
+        is_queued: The request waits for its turn, so that nothing is to be expected yet.
     """
 
     def __init__(
@@ -133,7 +137,8 @@ class Delivery:
         self.error: PilotlightError | None = None
         self.held: Held | None = None
         self.flow: Flow | None = None
-        self.last_activity = clock()
+        self.is_queued = False
+        self._settled_at = clock()
 
     def __repr__(self) -> str:
         return f"<Delivery {self._reply!r}{', held' if self.held else ''}{', failed' if self.error else ''}>"
@@ -144,7 +149,7 @@ class Delivery:
         now = self._clock()
         self._head = head
         self._is_stream = head.is_stream
-        self.last_activity = self._timeline.upstream_head = now
+        self._settled_at = self._timeline.upstream_head = now
         self._timeline.stream = head.is_stream and self._gather is None
         translates = self._mapper is not None or self._gather is not None
         if translates and head.status == 200 and head.is_stream:
@@ -167,8 +172,7 @@ class Delivery:
         else:
             self._translate(self._lines.feed(payload))
         # What is told of each piece is only noted here, and worked out for many at once.
-        now = self.last_activity = self._clock()
-        self._times.append(now)
+        self._times.append(self._clock())
         self._kept.append(payload if len(payload) <= TAIL_BYTES else payload[-TAIL_BYTES:])
         if len(self._times) >= _MOST_NOTED:
             self.settle()
@@ -193,17 +197,28 @@ class Delivery:
 
     # --- for the relay
 
+    @property
+    def last_activity(self) -> float:
+        """When something last came from the upstream."""
+        return self._times[-1] if self._times else self._settled_at
+
+    def note_activity(self) -> None:
+        """Something happened that is no piece of the reply; silence counts from now."""
+        self._settled_at = self._clock()
+
     def settle(self) -> None:
         """Work out what was noted of the pieces so far: gaps and counts into metrics and timeline, the tail kept."""
         times, timeline = self._times, self._timeline
         if not times:
             return
-        if self._is_stream and (timeline.chunks or len(times) > 1):
+        # The pace of a kept answer is none of Ollama's.
+        if self._is_stream and timeline.reused != REUSED_CACHE and (timeline.chunks or len(times) > 1):
             self._on_gaps(times, timeline.last_token if timeline.chunks else None)
         timeline.chunks += len(times)
-        timeline.last_token = times[-1]
+        timeline.last_token = self._settled_at = times[-1]
         times.clear()
-        self._kept = [b"".join(self._kept)[-TAIL_BYTES:]]
+        # In place, because the fast lane has it too.
+        self._kept[:] = [b"".join(self._kept)[-TAIL_BYTES:]]
 
     def on_writable(self, writable: bool) -> None:
         """The client's write buffer fell below its mark, or rose above it."""
@@ -302,7 +317,24 @@ class Delivery:
             timeline.first_token = self._clock()
         if found & ANSWER:
             timeline.first_answer = self._clock()
-        self._seeks_tokens = not self._tokens.done
+        if self._tokens.done:
+            self._seeks_tokens = False
+            self._open_fast_lane()
+
+    def _open_fast_lane(self) -> None:
+        transport = self._reply.transport
+        if self._lines is not None or self.flow is None or transport is None or not self._reply.passes_chunks:
+            return
+        lane = fast_lane(
+            self._reply,
+            transport,
+            self._times,
+            self._kept,
+            clock=self._clock,
+            settle=self.settle,
+            most=_MOST_NOTED,
+        )
+        self.flow.take_whole_chunks(self, lane)
 
     # --- ending
 

@@ -1,59 +1,53 @@
-"""The way of a call to a model: read, prepare, compose, exchange, deliver; and once more where the answer asks for it.
+"""The way of a call to a model: read, decide, wait for a place, prepare, compose, deliver.
 
-Whatever is not understood goes the same way without the middle: as it came.
+Whatever is not understood goes the same way without the middle: as it came. What Ollama cannot answer goes to the
+fallbacks, where there are any.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
-from proxy.errors import BadRequest, UpstreamTimeout
-from proxy.observe.timeline import Outcome
+from proxy.admission.priority import BATCH, NORMAL, parse_priority
+from proxy.admission.ratelimit import refusal
+from proxy.errors import BadRequest, Forbidden
 from proxy.relay.asked import Asked, understand
-from proxy.relay.delivery import Delivery, Flow
-from proxy.relay.limits import CLIENT_STALLED, Limits
+from proxy.relay.fallback import WORTH_ANOTHER
 from proxy.relay.outgoing import Outgoing, compose
-from proxy.relay.passing import via_value
+from proxy.residency.service import UNTOUCHED
+from proxy.rewrite import context
 from proxy.rewrite.generate import Decision, decide
-from proxy.upstream.exchange import UpstreamRequest
 from proxy.wire.gojson import read_object
-from proxy.wire.headers import end_to_end, first
+from proxy.wire.headers import first
+from proxy.wire.names import canonical
 from proxy.wire.routes import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.admission.priority import Priority
+    from proxy.admission.ratelimit import RateLimits
     from proxy.observe.metrics import Metrics
     from proxy.relay.call import Call
+    from proxy.relay.embedding import Embedding
+    from proxy.relay.fallback import Fallbacks
+    from proxy.relay.memory import Ask, Memory
     from proxy.relay.reply import ClientConnection
+    from proxy.relay.runs import Runs
     from proxy.residency.catalogue import Catalogue
     from proxy.residency.service import Prepared, Residency
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import Settings
-    from proxy.upstream.exchange import Sink
     from proxy.wire.gojson import JsonObject
-    from proxy.wire.http1 import ReplyHead
 
 # server/routes.go and llm/server.go v0.24.0, recorded: what a prompt gets that may not be cut.
 TOO_LONG: Final = b"the input length exceeds the context length"
+# What decides about a permission.
+_DECISIVE: Final = frozenset(("model", "name", "keep_alive"))
+_MAY_NOT_UNLOAD: Final = "unloading a model that is kept needs the right to manage"
 # One for the first try, one for each growth (num_ctx doubles), one for the cut.
 _MOST_ATTEMPTS: Final = 12
-
-_NOT_SENT_ON: Final = frozenset((b"content-length", b"expect", b"x-request-id", b"via"))
-# A reply that is read here must not be compressed; Ollama never does, a hop in front of it might.
-_NOT_SENT_ON_WHEN_READ: Final = _NOT_SENT_ON | {b"accept-encoding"}
-
-
-def _nothing() -> None:
-    """There is nothing else to do."""
-
-
-class Exchanges(Protocol):
-    """What carries a request to the upstream (``upstream.pool`` or ``upstream.tls``)."""
-
-    async def exchange(self, request: UpstreamRequest, sink: Sink) -> Flow: ...
 
 
 class Generation:
@@ -61,32 +55,40 @@ class Generation:
 
     Args:
         settings: All of them.
-        exchanges: The upstream.
         catalogue: Knows models.
         residency: Owns which model is loaded, and how.
-        metrics: Told of rewriting, errors and gaps.
-        via: Our entry in ``Via``.
+        runs: Runs what was composed.
+        embedding: Gathers single texts.
+        memory: Answers that need no run of their own.
+        fallbacks: Who else is asked.
+        limits: How many calls a client may send.
+        metrics: Told of rewriting and refusals.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         settings: Settings,
-        exchanges: Exchanges,
         catalogue: Catalogue,
         residency: Residency,
-        metrics: Metrics,
+        runs: Runs,
         *,
-        via: str,
+        embedding: Embedding,
+        memory: Memory,
+        fallbacks: Fallbacks,
+        limits: RateLimits,
+        metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._authority = urlsplit(settings.upstream.url).netloc.encode()
-        self._exchanges = exchanges
         self._catalogue = catalogue
         self._residency = residency
+        self._runs = runs
+        self._embedding = embedding
+        self._memory = memory
+        self._fallbacks = fallbacks
+        self._limits = limits
         self._metrics = metrics
-        self._via = via
         self._clock = clock
 
     async def serve(self, call: Call, connection: ClientConnection) -> None:
@@ -95,28 +97,82 @@ class Generation:
         Raises:
             PilotlightError: What the client is told, where nothing was sent to it yet.
         """
+        self._refuse_too_many(call)
+        priority = _asked_priority(call)
         body = await call.read_body(self._settings.edge.max_body_bytes)
         call.timeline.bytes_in = len(body)
         obj = None if first(call.fields, b"content-encoding") else read_object(body)
+        call.priority = _default_priority(call, obj) if priority is None else priority
+        key = None if call.admitted is None else call.admitted.key
+        if key is not None:
+            call.priority = max(call.priority, key.ceiling)
+        self._refuse_beyond_permission(call, obj)
+        self._fallbacks.name_primary(call)
+        began = self._clock()
+        try:
+            await self._serve(call, connection, body, obj)
+        except WORTH_ANOTHER as error:
+            if call.reply.started or not self._fallbacks or not _may_be_asked_elsewhere(call, obj):
+                raise
+            timeline = call.timeline
+            timeline.failed_s = self._clock() - began - timeline.queue_s - timeline.load_wait_s
+            await self._fallbacks.serve(call, connection, body, obj, error)
+
+    async def _serve(self, call: Call, connection: ClientConnection, body: bytes, obj: JsonObject | None) -> None:
         model = obj.given("model") if obj is not None else None
         if isinstance(model, str):
             call.timeline.model = model
         facts = await self._catalogue.facts(model) if isinstance(model, str) and model else None
         if call.route.kind is Kind.V1:
-            await self._serve_v1(call, connection, body, facts)
+            await self._serve_v1(call, connection, body, obj, facts)
             return
         decision = self._decide(obj, facts) if call.route.kind is Kind.GENERATE else None
         # The first rule is about bodies that are not certain to be taken; past it, there is nothing left to check.
         asked = understand(call.route, obj, is_certain=decision is not None and decision.rule > 1)
         if asked is None or facts is None or facts.remote:
-            await self._once(call, connection, Outgoing(call.route.template, body))
-            return
-        if asked.is_unload:
+            self._refuse_unread_unload(call, obj, facts)
+            await self._as_it_came(call, connection, body)
+        elif asked.is_unload:
             await self._unload(call, connection, facts, body)
-        else:
+        elif call.priority is not NORMAL or not await self._embedding.serve(call, facts.name, body):
+            # Those of another class wait in their own place.
             await self._serve_native(call, connection, asked, facts, decision)
 
-    # --- the three ways
+    # --- the ways
+
+    async def _as_it_came(self, call: Call, connection: ClientConnection, body: bytes) -> None:
+        """Costs nothing, or nothing that is known of: so it does not wait either."""
+        await self._runs.as_it_came(call, connection, Outgoing(call.route.template, body))
+
+    async def _unload(self, call: Call, connection: ClientConnection, facts: ModelFacts, body: bytes) -> None:
+        if self._residency.is_kept(facts):
+            call.is_managing = True
+            if call.admitted is not None and not call.admitted.may_manage:
+                raise Forbidden(_MAY_NOT_UNLOAD)
+        await self._as_it_came(call, connection, body)
+        if call.timeline.status == 200:
+            self._residency.unloaded(facts)
+
+    async def _serve_v1(
+        self, call: Call, connection: ClientConnection, body: bytes, obj: JsonObject | None, facts: ModelFacts | None
+    ) -> None:
+        outgoing = Outgoing(call.route.template, body)
+        if facts is None or facts.remote or obj is None:
+            await self._as_it_came(call, connection, body)
+            return
+
+        async def prepared() -> Outgoing:
+            ready = await self._runs.patiently(call, lambda: self._residency.prepare(facts, None, v1=True))
+            if ready.cold:
+                call.timeline.load_wait_s += ready.waited_s
+            return outgoing
+
+        ask = self._memory.ask(call, outgoing, obj, facts) if self._memory.is_on else None
+        if ask is not None and await self._runs.without(call, connection, outgoing, facts, ask, prepared):
+            return
+        async with self._runs.turn(call, facts):
+            await prepared()
+            await self._runs.run(call, connection, outgoing, facts, ask)
 
     async def _serve_native(
         self,
@@ -126,21 +182,42 @@ class Generation:
         facts: ModelFacts,
         decision: Decision | None,
     ) -> None:
+        ask = None
+        if self._memory.is_on and not asked.is_load:
+            plain = self._compose(call, asked, facts, UNTOUCHED, decision)
+            ask = self._memory.ask(call, plain, asked.obj, facts)
+            if ask is not None and self._residency.long_prompts(facts) in ("tell", "grow"):
+                # Such a prompt may have to be sent again in another way, which only its own call can decide.
+                ask = ask._replace(shares=False)
+            if ask is not None:
+
+                async def prepared() -> Outgoing:
+                    ready = await self._prepare(call, asked, facts)
+                    outgoing = self._compose(call, asked, facts, ready, decision)
+                    self._tell(call, outgoing, ready)
+                    return outgoing
+
+                if await self._runs.without(call, connection, plain, facts, ask, prepared):
+                    return
+        async with self._runs.turn(call, facts):
+            await self._run_native(call, connection, asked, facts, decision, ask)
+
+    async def _run_native(
+        self,
+        call: Call,
+        connection: ClientConnection,
+        asked: Asked,
+        facts: ModelFacts,
+        decision: Decision | None,
+        ask: Ask | None,
+    ) -> None:
         refuse_long = True
         for _ in range(_MOST_ATTEMPTS):
             prepared = await self._prepare(call, asked, facts)
-            outgoing = compose(
-                call.route,
-                asked,
-                facts,
-                prepared,
-                self._settings,
-                decision=decision,
-                refuse_long_prompts=refuse_long and prepared.long_prompts != "cut",
-            )
-            call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
+            outgoing = self._compose(call, asked, facts, prepared, decision, refuse_long=refuse_long)
             tell = functools.partial(self._tell, call, outgoing, prepared)
-            delivery = await self._sent(call, connection, outgoing, facts, tell)
+            # An answer to a prompt that was cut is not kept: who gets it has to be told.
+            delivery = await self._runs.run(call, connection, outgoing, facts, ask if refuse_long else None, tell)
             held = delivery.held
             if held is None:
                 return
@@ -154,25 +231,61 @@ class Generation:
             self._metrics.prompt_cut(facts.name)
         raise BadRequest(TOO_LONG.decode())
 
-    async def _serve_v1(self, call: Call, connection: ClientConnection, body: bytes, facts: ModelFacts | None) -> None:
-        outgoing = Outgoing(call.route.template, body)
-        if facts is None or facts.remote:
-            await self._once(call, connection, outgoing)
-            return
-        prepared = await self._residency.prepare(facts, None, v1=True)
-        if prepared.cold:
-            call.timeline.load_wait_s += prepared.waited_s
-        try:
-            await self._sent(call, connection, outgoing, facts)
-        finally:
-            self._residency.v1_called(facts)
-
-    async def _unload(self, call: Call, connection: ClientConnection, facts: ModelFacts, body: bytes) -> None:
-        await self._once(call, connection, Outgoing(call.route.template, body))
-        if call.timeline.status == 200:
-            self._residency.unloaded(facts)
-
     # --- their steps
+
+    def _refuse_beyond_permission(self, call: Call, obj: JsonObject | None) -> None:
+        """Refuse a model that the key is not for, and what could be read as another request than was judged.
+
+        Raises:
+            BadRequest: A name that decides matches only by case, or stands twice: Ollama would read it (design: as Go).
+            Forbidden: The model is not one of the key's.
+        """
+        admitted = call.admitted
+        if admitted is None or (admitted.key is None and admitted.may_manage):
+            return
+        if obj is None:
+            # Not an object to Ollama either, unless it is encoded; then nobody here knows what it asks for.
+            if first(call.fields, b"content-encoding") is not None:
+                if call.route.kind is not Kind.V1 and not admitted.may_manage:
+                    # Ollama decodes none here and does not look at the field: the body may be a plain one.
+                    raise BadRequest("the request's body has to come without a Content-Encoding")
+                admitted.refuse_model("")
+            return
+        if obj.odd_for(_DECISIVE):
+            raise BadRequest("model, name and keep_alive must stand once each, in lower case")
+        model = obj.given("model")
+        admitted.refuse_model(canonical(model) if isinstance(model, str) else "")
+
+    def _refuse_unread_unload(self, call: Call, obj: JsonObject | None, facts: ModelFacts | None) -> None:
+        """Refuse a ``keep_alive`` for a kept model that would go on as it came.
+
+        Raises:
+            Forbidden: The caller may not unload it.
+        """
+        if call.admitted is None or call.admitted.may_manage or obj is None or obj.given("keep_alive") is None:
+            return
+        model = obj.given("model")
+        if facts is not None:
+            is_kept = self._residency.is_kept(facts)
+        else:
+            kept = {canonical(each.name) for each in self._settings.models}
+            is_kept = isinstance(model, str) and canonical(model) in kept
+        if is_kept:
+            call.is_managing = True
+            raise Forbidden(_MAY_NOT_UNLOAD)
+
+    def _refuse_too_many(self, call: Call) -> None:
+        """Take one from the client's bucket, which is its key's where it has one.
+
+        Raises:
+            RateLimited: It is empty.
+        """
+        key = None if call.admitted is None else call.admitted.key
+        rate_per_s, burst = (None, None) if key is None else (key.rate_per_s, key.burst)
+        wait_s = self._limits.take(call.client, self._clock(), rate_per_s=rate_per_s, burst=burst)
+        if wait_s > 0:
+            self._metrics.queue.rejected("rate_limit")
+            raise refusal(wait_s)
 
     def _decide(self, obj: JsonObject | None, facts: ModelFacts | None) -> Decision:
         """About generate to chat.
@@ -189,15 +302,34 @@ class Generation:
         return decision
 
     async def _prepare(self, call: Call, asked: Asked, facts: ModelFacts) -> Prepared:
-        prepared = await self._residency.prepare(
-            facts,
-            asked.options,
-            keep_alive=asked.keep_alive,
-            v1=False,
+        prepared = await self._runs.patiently(
+            call, lambda: self._residency.prepare(facts, asked.options, keep_alive=asked.keep_alive)
         )
         if prepared.cold:
             call.timeline.load_wait_s += prepared.waited_s
         return prepared
+
+    def _compose(
+        self,
+        call: Call,
+        asked: Asked,
+        facts: ModelFacts,
+        prepared: Prepared,
+        decision: Decision | None,
+        *,
+        refuse_long: bool = True,
+    ) -> Outgoing:
+        outgoing = compose(
+            call.route,
+            asked,
+            facts,
+            prepared,
+            self._settings,
+            decision=decision,
+            refuse_long_prompts=refuse_long and prepared.long_prompts != "cut",
+        )
+        call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
+        return outgoing
 
     def _tell(self, call: Call, outgoing: Outgoing, prepared: Prepared) -> None:
         if outgoing.rule:
@@ -208,111 +340,38 @@ class Generation:
         if prepared.told:
             call.added.append((b"X-Pilotlight-Options", prepared.told.encode()))
 
-    async def _sent(
-        self,
-        call: Call,
-        connection: ClientConnection,
-        outgoing: Outgoing,
-        facts: ModelFacts,
-        meanwhile: Callable[[], None] = _nothing,
-    ) -> Delivery:
-        """One exchange that residency knows of."""
-        self._residency.started(facts)
-        try:
-            return await self._once(call, connection, outgoing, meanwhile)
-        finally:
-            timeline = call.timeline
-            ok = timeline.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
-            self._residency.finished(facts, load_s=timeline.load_duration_s, ok=ok)
 
-    async def _once(
-        self,
-        call: Call,
-        connection: ClientConnection,
-        outgoing: Outgoing,
-        meanwhile: Callable[[], None] = _nothing,
-    ) -> Delivery:
-        """One exchange, whole: what has to be decided about is held, everything else is written.
+def _asked_priority(call: Call) -> Priority | None:
+    """The class that the client asks for.
 
-        Args:
-            meanwhile: Done once the request is on its way, before anything of the reply can be here.
-        """
-        timeline = call.timeline
-        delivery = Delivery(
-            call.reply,
-            timeline,
-            added=call.added,
-            on_gaps=self._metrics.chunk_gaps(timeline.model),
-            clock=self._clock,
-            mapper=outgoing.mapper,
-            gather=outgoing.gather,
-            holds=_is_bad_request if outgoing.asks_for_whole_prompts else _is_never_held,
-        )
-        call.delivery = delivery
-        limits = Limits(
-            delivery,
-            call.reply,
-            idle_timeout_s=self._settings.relay.idle_timeout_s,
-            write_stall_s=self._settings.relay.write_stall_s,
-            clock=self._clock,
-        )
-        try:
-            delivery.flow = await self._exchanges.exchange(self._request(call, outgoing), delivery)
-            timeline.sent = self._clock()
-            meanwhile()
-            connection.on_writable = limits.on_writable
-            if connection.writing_paused:
-                limits.on_writable(False)
-            await delivery.done
-        finally:
-            connection.on_writable = None
-            limits.close()
-            delivery.settle()
-            if limits.stalled:
-                timeline.error_code = CLIENT_STALLED
-            # Whatever is still under way ends here; after a whole reply this does nothing. Not asked of ``done``: a
-            # client that leaves cancels it together with us.
-            if delivery.flow is not None:
-                delivery.flow.abort()
-        self._note_failure(call, delivery)
-        return delivery
+    Raises:
+        BadRequest: It is none of the three.
+    """
+    given = first(call.fields, b"x-priority")
+    if given is None:
+        return None
+    try:
+        return parse_priority(given.decode("latin-1"))
+    except ValueError:
+        raise BadRequest("X-Priority must be interactive, normal or batch") from None
 
-    def _request(self, call: Call, outgoing: Outgoing) -> UpstreamRequest:
-        _, mark, query = call.path.partition("?")
-        is_read = outgoing.mapper is not None or outgoing.gather is not None
-        fields = end_to_end(call.fields, _NOT_SENT_ON_WHEN_READ if is_read else _NOT_SENT_ON)
-        fields += (
-            (b"Content-Length", b"%d" % len(outgoing.body)),
-            (b"X-Request-Id", call.timeline.request_id.encode()),
-            (b"Via", via_value(call.fields, self._via).encode("latin-1")),
-        )
-        if first(fields, b"host") is None:
-            # HTTP/1.0 has none, and we speak 1.1.
-            fields.insert(0, (b"Host", self._authority))
-        return UpstreamRequest(call.method, f"{outgoing.path}{mark}{query}", fields, outgoing.body)
 
-    def _note_failure(self, call: Call, delivery: Delivery) -> None:
-        error = delivery.error
-        if error is None:
-            if call.timeline.status >= 500:
-                self._metrics.upstream_error("http_5xx")
-            return
-        if isinstance(error, UpstreamTimeout):
-            self._metrics.upstream_error("timeout")
-        elif error.status == 502:
-            self._metrics.upstream_error("reset")
-        if not call.reply.started:
-            raise error
+def _default_priority(call: Call, obj: JsonObject | None) -> Priority:
+    """Texts to embed that come as a list are nobody's conversation."""
+    if obj is not None and call.timeline.endpoint in ("api_embed", "v1_embeddings"):
+        texts = obj.given("input")
+        if isinstance(texts, list) and len(texts) > 1:
+            return BATCH
+    return NORMAL
+
+
+def _may_be_asked_elsewhere(call: Call, obj: JsonObject | None) -> bool:
+    """Not what is about this Ollama's memory, nor what it alone can go on with."""
+    asked = understand(call.route, obj) if call.route.kind is not Kind.V1 else None
+    return not (asked is not None and asked.is_load) and not _holds_own_context(obj)
 
 
 def _holds_own_context(obj: JsonObject | None) -> bool:
     """A conversation that was begun as chat can go on as nothing else: no generate understands its context."""
-    return obj is not None and bool(obj.given("context"))
-
-
-def _is_bad_request(head: ReplyHead) -> bool:
-    return head.status == 400
-
-
-def _is_never_held(head: ReplyHead) -> bool:
-    return False
+    numbers = None if obj is None else obj.given("context")
+    return isinstance(numbers, list) and context.classify(numbers).origin is not context.Origin.FOREIGN

@@ -83,8 +83,9 @@ class Limits:
                 timer.cancel()
 
     def _look(self) -> None:
-        # While the client's buffer is full it is we who do not read.
-        since = self._clock() if self._stall_timer is not None else self._delivery.last_activity
+        # While the client's buffer is full it is we who do not read, and before it has its turn nothing was sent.
+        is_ours = self._stall_timer is not None or self._delivery.is_queued
+        since = self._clock() if is_ours else self._delivery.last_activity
         left_s = since + self._idle_timeout_s - self._clock()
         if left_s > 0:
             self._idle_timer = self._loop.call_later(left_s, self._look)

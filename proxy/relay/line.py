@@ -1,6 +1,6 @@
 """The straight line of one request: the only place that knows the order.
 
-    received -> refuse what is unfit -> classify -> a call to a model? generation : passing -> finished -> observer
+    received -> refuse what is unfit -> guard -> a call to a model? generation : passing -> finished -> observer
 
 ``generation`` reads, rewrites and prepares; ``passing`` relays as it is. The exchange is the only thing held, and
 leaving the call in whatever way, cancellation included, closes it.
@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.admission.ratelimit import client_of
+from proxy.edge.scopes import Scope, scope_of
 from proxy.errors import MisdirectedLoop, PilotlightError
 from proxy.observe.timeline import Outcome, Phase, Timeline
-from proxy.relay.call import Call, Inbound
+from proxy.relay.call import DEADLINES, Call, Deadlines, Inbound
 from proxy.relay.reply import ClientConnection, ClientReply
-from proxy.relay.target import Target, parse_target, refuse_loop, refuse_unfit
+from proxy.relay.target import Target, parse_target, refuse_elsewhere, refuse_loop, refuse_unfit
 from proxy.wire.headers import Field, first, has_token, valid_request_id
 from proxy.wire.routes import Family, Kind, classify
 from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separator
@@ -25,6 +28,7 @@ from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.edge.guard import Guard
     from proxy.observe.observer import Observer
     from proxy.relay.generation import Generation
     from proxy.relay.passing import Passing
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 # nginx's number for it; no client ever sees it.
 CLIENT_LEFT: Final = 499
+_SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 section 9.2.1
 
 
 class Relay:
@@ -42,9 +47,12 @@ class Relay:
         passing: Serves everything else.
         catalogue: Forgets what it knew when models were changed through us.
         observer: Told of each request's start and end.
+        guard: Decides who may do what.
         via_name: This proxy's name in ``Via``.
         on_loop: Called when a request of our own came back to us.
+        on_managed: Told of each call that managed models, or was refused to, once it has ended.
         clock: Monotonic seconds.
+        deadlines: For clients that send.
 
     Attributes:
         active: The calls that are inside.
@@ -58,16 +66,24 @@ class Relay:
         catalogue: Catalogue,
         observer: Observer,
         *,
+        guard: Guard,
         via_name: str,
         on_loop: Callable[[], None],
+        on_managed: Callable[[Call], None],
         clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         self._generation = generation
         self._passing = passing
         self._catalogue = catalogue
         self._observer = observer
+        self._guard = guard
+        self._wall_clock = wall_clock
+        self._deadlines = deadlines
         self._via_name = via_name.encode()
         self._on_loop = on_loop
+        self._on_managed = on_managed
         self._clock = clock
         self._id_prefix = secrets.token_hex(4)
         self._ids = itertools.count(1)
@@ -94,6 +110,8 @@ class Relay:
         try:
             refuse_unfit(inbound.method, inbound.version, inbound.fields)
             target = parse_target(inbound.target)
+            if target.authority is not None:
+                refuse_elsewhere(target.authority, inbound.connection.local_port)
         except PilotlightError as error:
             unfit = error
         call = self._call(inbound, target)
@@ -115,9 +133,9 @@ class Relay:
             # Ended by us while it waited: the cancellation did its work here and goes no further.
             if call.task is not None:
                 call.task.uncancel()
-            self._refuse(call, call.interrupted)
+            self._refuse(call, call.interrupted, inbound.connection)
         except PilotlightError as error:
-            self._refuse(call, error)
+            self._refuse(call, error, inbound.connection)
         except ConnectionError:
             # aiohttp raises it for a client whose body broke off.
             self._note_client_left(call)
@@ -128,6 +146,8 @@ class Relay:
             timeline.bytes_out = call.reply.body_bytes
             timeline.finished = self._clock()
             self._observer.finish(timeline)
+            if call.is_managing:
+                self._on_managed(call)
             if call.reply.failed:
                 call.reply.hang_up()
         return call.reply
@@ -165,7 +185,18 @@ class Relay:
             # The name under which Anthropic's client looks for it.
             added.append((b"Request-Id", request_id.encode()))
         interim = _interim_writer(inbound.connection)
-        return Call(method, target.path, list(fields), inbound.body, route, reply, timeline, added, interim)
+        return Call(
+            method,
+            target.path,
+            list(fields),
+            inbound.body,
+            route,
+            reply,
+            timeline,
+            added,
+            interim,
+            deadlines=self._deadlines,
+        )
 
     async def _serve(self, call: Call, connection: ClientConnection) -> None:
         try:
@@ -173,22 +204,64 @@ class Relay:
         except MisdirectedLoop:
             self._on_loop()
             raise
+        self._admit(call, connection)
+        if call.reply.ended:
+            return
         if has_token(call.fields, b"connection", b"upgrade"):
             # Relayed as a plain request; what follows it on this connection is not read as another one.
             call.reply.close = True
         if call.path == "*":
-            _answer_for_server(call)
+            _answer_here(call, 200, [(b"Content-Length", b"0")])
             return
         if call.route.is_inference:
             await self._generation.serve(call, connection)
             return
-        await self._passing.serve(call, connection)
-        if call.route.kind is Kind.MANAGE:
-            self._catalogue.forget(None)
+        if call.admitted is not None and call.admitted.scope is Scope.INFER:
+            # Which model it is for is not read on this way.
+            call.admitted.refuse_model("")
+        try:
+            await self._passing.serve(call, connection)
+        finally:
+            # Also where the client left: the model may have been changed by then.
+            if call.route.kind is Kind.MANAGE:
+                self._catalogue.forget(None)
 
-    def _refuse(self, call: Call, error: PilotlightError) -> None:
+    def _admit(self, call: Call, connection: ClientConnection) -> None:
+        """Let the request in, or not.
+
+        Raises:
+            PilotlightError: Why not.
+        """
+        scope = scope_of(call.method, call.path)
+        # What nobody here knows may be managing under another spelling, as the guard has it.
+        call.is_managing = scope is Scope.MANAGE or (scope is None and call.method not in _SAFE_METHODS)
+        now_unix = self._wall_clock()
+        try:
+            admitted = self._guard.admit(
+                call.method, call.path, call.fields, peer=connection.peer, local=connection.local, now_unix=now_unix
+            )
+        except PilotlightError:
+            call.client = self._guard.who_of(call.fields, peer=connection.peer, now_unix=now_unix)
+            raise
+        call.admitted, call.reply.echo = admitted, admitted.echo
+        call.received = call.fields
+        if admitted.answer is not None:
+            _answer_here(call, 204, admitted.answer)
+            return
+        call.fields = admitted.fields
+        if admitted.key is not None:
+            call.client, call.timeline.key = admitted.who, admitted.key.name
+        elif admitted.caller.is_forwarded:
+            call.client = client_of(admitted.caller.address, "", b"")
+        else:
+            call.client = connection.client
+
+    def _refuse(self, call: Call, error: PilotlightError, connection: ClientConnection) -> None:
         """Answer with an error of our own."""
         timeline, reply = call.timeline, call.reply
+        if call.admitted is None:
+            # A page that may call has to be able to read why it may not do this.
+            reply.echo = self._guard.echo_of(call.method, call.fields, connection.local)
         timeline.error_code = error.code
         timeline.outcome = _outcome(error)
         if reply.started:
@@ -206,6 +279,8 @@ class Relay:
             (b"X-Pilotlight-Error", error.code.encode()),
             *call.added,
         ]
+        if error.status == 401:
+            fields.append((b"WWW-Authenticate", b'Bearer realm="pilotlight"'))
         if error.retry_after_s is not None:
             fields.append((b"Retry-After", b"%d" % max(1, round(error.retry_after_s))))
         if not call.body.at_eof() or call.body.exception() is not None:
@@ -226,16 +301,19 @@ class Relay:
             timeline.status = CLIENT_LEFT
 
 
-def _answer_for_server(call: Call) -> None:
-    """``OPTIONS *`` asks the server, and no resource of Ollama's (RFC 9110 section 9.3.7)."""
-    call.timeline.status = 200
+def _answer_here(call: Call, status: int, fields: list[Field]) -> None:
+    """Answer what is asked of the server and of no resource of Ollama's.
+
+    ``OPTIONS *`` (RFC 9110 section 9.3.7), and a browser that asks whether it may ask.
+    """
+    call.timeline.status = status
     call.reply.close = call.reply.close or not call.body.at_eof()
-    call.reply.start(200, b"", [(b"Content-Length", b"0"), *call.added], has_length=True)
+    call.reply.start(status, b"", [*fields, *call.added], has_length=True, has_body=False, answers_page=True)
     call.reply.end()
 
 
 def _outcome(error: PilotlightError) -> Outcome:
-    if error.status == 503:
+    if error.status in (429, 503):
         return Outcome.REJECTED
     if error.status == 504:
         return Outcome.TIMEOUT

@@ -7,18 +7,23 @@ that is not a generation.
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import PilotlightError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import PilotlightError, RequestTimeout, UpstreamBroken
 from proxy.observe.final import Tail, read_final
 from proxy.observe.timeline import Outcome, outcome_of
+from proxy.relay.call import in_time
 from proxy.relay.limits import CLIENT_STALLED
+from proxy.upstream.connecting import Connecting
 from proxy.upstream.exchange import CUT_MESSAGE
-from proxy.upstream.session import INVENTED_FIELDS, Sessions, fail_with_connection, reply_head
+from proxy.upstream.retry import Situation, may_repeat
+from proxy.upstream.session import Sessions, StaleConnection, fail_with_connection, reply_head, send
 from proxy.wire.headers import Field, end_to_end, first, stream_fields
 from proxy.wire.routes import Kind
 from proxy.wire.shapes import stream_error, stream_separator
@@ -28,10 +33,9 @@ if TYPE_CHECKING:
 
     from proxy.relay.call import Call
     from proxy.relay.reply import ClientConnection
+    from proxy.upstream.connecting import Attempt
 
-# What aiohttp may repeat on its own: nothing changes when it is done twice, and there is no body to send again.
-_REPEATABLE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-_NOT_SENT_ON: Final = frozenset((b"expect", b"x-request-id", b"via"))
+_NOT_SENT_ON: Final = frozenset((b"expect", b"x-request-id", b"via", b"x-priority"))
 
 
 class Passing:
@@ -42,17 +46,27 @@ class Passing:
         sessions: Its clients.
         via: Our entry in ``Via``.
         write_stall_s: Longest time for which a client's full buffer stays full; 0 for no limit.
+        connecting: What is shared with others that reach this upstream; ``None`` for one of its own.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, base_url: str, sessions: Sessions, *, via: str, write_stall_s: float, clock: Callable[[], float]
+        self,
+        base_url: str,
+        sessions: Sessions,
+        *,
+        via: str,
+        write_stall_s: float,
+        connecting: Connecting | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write_stall_s = write_stall_s
         self._base_url = base_url
         self._sessions = sessions
         self._via = via
+        self._connecting = Connecting(clock=clock) if connecting is None else connecting
         self._clock = clock
+        self._in_flight = 0
 
     async def serve(self, call: Call, connection: ClientConnection) -> None:
         """Relay one request and its reply.
@@ -66,25 +80,35 @@ class Passing:
             UpstreamBroken: No head came.
             UpstreamTimeout: No connection within the time.
         """
+        self._in_flight += 1
         try:
-            async with self._request(call) as upstream:
+            async with await self._sent(call) as upstream:
                 await self._answer(call, connection, upstream)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise UpstreamUnreachable("the upstream cannot be reached") from error
-        except TimeoutError as error:
-            raise UpstreamTimeout("the upstream did not answer in time") from error
-        except aiohttp.ServerDisconnectedError as error:
-            raise UpstreamBroken("the upstream closed the connection without a reply") from error
-        except aiohttp.ClientError as error:
-            broken_body = call.body.exception()
+        finally:
+            self._in_flight -= 1
+
+    async def _sent(self, call: Call) -> aiohttp.ClientResponse:
+        """The reply, when its head is here. Only what may be sent again goes over a connection that may be dead."""
+        # A body that was taken from the client is not here any more.
+        may_reuse = not _has_body(call.fields) and may_repeat(call.method, call.path, Situation.REUSED_NO_REPLY)
+        try:
+            return await self._connected(call, may_reuse)
+        except StaleConnection:
+            return await self._connected(call, False)
+        except UpstreamBroken as error:
+            broken_body = call.body_error or call.body.exception()
             if isinstance(broken_body, PilotlightError):
                 raise broken_body from error
-            raise UpstreamBroken("the upstream's reply cannot be read") from error
+            raise
 
-    def _request(self, call: Call) -> aiohttp.client._RequestContextManager:
-        has_body = _has_body(call.fields)
-        reuse = call.method in _REPEATABLE and not has_body
-        session = self._sessions.pooled if reuse else self._sessions.fresh
+    async def _connected(self, call: Call, may_reuse: bool) -> aiohttp.ClientResponse:
+        # Each attempt may build the request anew: before there is a connection, nothing is taken from the body.
+        return await self._connecting.connected(
+            functools.partial(self._request, call, may_reuse), lambda: self._in_flight
+        )
+
+    async def _request(self, call: Call, may_reuse: bool, attempt: Attempt) -> aiohttp.ClientResponse:
+        session = self._sessions.pooled if may_reuse else self._sessions.fresh
         headers = CIMultiDict[str]()
         spelt: dict[str, str] = {}
         for name, value in end_to_end(call.fields, _NOT_SENT_ON):
@@ -94,14 +118,9 @@ class Passing:
         headers["X-Request-Id"] = call.timeline.request_id
         headers["Via"] = via_value(call.fields, self._via)
         call.timeline.sent = self._clock()
-        return session.request(
-            call.method,
-            URL(self._base_url + call.path, encoded=True),
-            headers=headers,
-            data=_pieces(call) if has_body else None,
-            allow_redirects=False,
-            skip_auto_headers=INVENTED_FIELDS,
-        )
+        url = URL(self._base_url + call.path, encoded=True)
+        data = _pieces(call) if _has_body(call.fields) else None
+        return await send(session, attempt, call.method, url, headers, data)
 
     async def _answer(self, call: Call, connection: ClientConnection, upstream: aiohttp.ClientResponse) -> None:
         timeline, reply = call.timeline, call.reply
@@ -215,7 +234,13 @@ async def _pieces(call: Call) -> AsyncIterator[bytes]:
     """The client's body as it arrives; an upload of gigabytes never stands in memory."""
     call.invite_body()
     while not call.body.at_eof():
-        piece = await call.body.readany()
+        try:
+            piece = await in_time(call.body.readany(), call.deadlines.piece_s)
+        except RequestTimeout as error:
+            # aiohttp's client makes an error of its own of this one; whoever waits for the answer looks here. Not at
+            # the body's: aiohttp's server reads on, for a client that has not seen the answer yet.
+            call.body_error = error
+            raise
         call.timeline.bytes_in += len(piece)
         if piece:
             yield piece

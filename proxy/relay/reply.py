@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.edge.origins import reply_fields
 from proxy.wire.headers import Field, encode
 from proxy.wire.http1 import LAST_CHUNK, chunk
 
@@ -27,6 +28,10 @@ class ClientConnection(Protocol):
 
     transport: asyncio.Transport | None
     on_writable: Callable[[bool], None] | None
+    client: str
+    peer: str
+    local: str
+    local_port: int
 
     @property
     def writing_paused(self) -> bool:
@@ -41,6 +46,11 @@ class ClientReply:
         is_http11: An older client cannot read chunks: the end of the connection ends its body.
         is_head: No body is written.
         close: Say ``Connection: close``.
+
+    Attributes:
+        echo: The web page that is told that it may read the answer.
+        body_bytes: How much of the body went out, without framing.
+        last_piece: The last of it, two bytes at least where there were as many.
     """
 
     __slots__ = (
@@ -48,12 +58,13 @@ class ClientReply:
         "_connection",
         "_is_head",
         "_is_http11",
-        "_tail",
         "_unsent",
         "body_bytes",
         "close",
+        "echo",
         "ended",
         "failed",
+        "last_piece",
         "started",
     )
 
@@ -62,9 +73,10 @@ class ClientReply:
         self._is_http11 = is_http11
         self._is_head = is_head
         self._chunked = False
-        self._tail = b""
+        self.last_piece = b""
         self._unsent = b""
         self.close = close or not is_http11
+        self.echo: bytes | None = None
         self.started = False
         self.ended = False
         self.failed = False
@@ -77,7 +89,17 @@ class ClientReply:
     @property
     def tail(self) -> bytes:
         """The last bytes of the body that went out, at least two where there were as many."""
-        return self._tail[-2:]
+        return self.last_piece[-2:]
+
+    @property
+    def passes_chunks(self) -> bool:
+        """Whether chunks that come framed go out as they are, with nothing else to be done."""
+        return self._chunked and not self._is_head and not self._unsent and not self.ended
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The client's; ``None`` once it has left."""
+        return self._connection.transport
 
     def start(
         self,
@@ -88,6 +110,7 @@ class ClientReply:
         has_length: bool,
         has_body: bool = True,
         held: bool = False,
+        answers_page: bool = False,
     ) -> None:
         """Write the head.
 
@@ -99,8 +122,9 @@ class ClientReply:
             has_body: False for 204 and 304.
             held: More follows in this turn of the event loop, or a :meth:`flush`: one write, and one wake-up of the
                 client, for both. Ollama sends its head with the first frame.
+            answers_page: The fields already have what a browser is told; otherwise only ``echo`` counts.
         """
-        out = list(fields)
+        out = list(fields) if answers_page else reply_fields(fields, self.echo)
         if not has_length and has_body and not self._is_head:
             if self._is_http11:
                 self._chunked = True
@@ -130,7 +154,7 @@ class ClientReply:
             return
         size = len(payload)
         self.body_bytes += size
-        self._tail = payload if size > 1 else self._tail[-1:] + payload
+        self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
         data = raw if self._chunked else payload
         if self._unsent:
             data = self._unsent + data

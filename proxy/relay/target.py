@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.errors import BadRequest, MethodNotAllowed, MisdirectedLoop, NotImplementedHere, VersionNotSupported
+from proxy.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    MisdirectedHost,
+    MisdirectedLoop,
+    NotImplementedHere,
+    VersionNotSupported,
+)
 from proxy.wire.headers import first
 
 if TYPE_CHECKING:
@@ -36,6 +43,9 @@ def parse_target(raw: str) -> Target:
     Raises:
         BadRequest: None of them.
     """
+    if raw.startswith("//"):
+        # Joined with a base, it would name a host of the sender's choice (RFC 3986 section 4.2).
+        raise BadRequest("the request target begins with two slashes")
     if raw.startswith("/") or raw == "*":
         return Target(raw)
     scheme, separator, rest = raw.partition("://")
@@ -46,6 +56,21 @@ def parse_target(raw: str) -> Target:
     if not authority or "@" in authority:
         raise BadRequest("the request target has no usable authority")
     return Target(path if path.startswith("/") else "/" + path, authority)
+
+
+def refuse_elsewhere(authority: str, port: int) -> None:
+    """Refuse an absolute-form target that is for another server: this is no forward proxy.
+
+    Args:
+        authority: Of the target; whether its name is one of ours is for the guard to say.
+        port: That the request came to.
+
+    Raises:
+        MisdirectedHost: It is for another port.
+    """
+    _, _, told = authority.rpartition(":")
+    if (told if told.isdigit() else "80") != str(port):
+        raise MisdirectedHost("the request target is for another server")
 
 
 def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field]) -> None:

@@ -261,7 +261,7 @@ async def test_a_client_that_breaks_off_its_request_sends_nothing_on() -> None:
     async with staged(script) as stage:
         for number, how in enumerate(Leave, 1):
             async with stage.client() as leaving:
-                leaving.send(b'POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"model":"tiny"')
+                leaving.send(b'POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{"model":"tiny"')
                 await until(lambda: len(stage.proxy.relay.active) == 1)
                 leaving.leave(how)
                 await until(lambda: not stage.proxy.relay.active, SEEN_WITHIN_S)

@@ -36,7 +36,7 @@ async def test_a_body_of_the_limit_passes_and_one_more_byte_is_413(path: str) ->
                 async with stage.client() as client:
                     body = b" " * size
                     if chunked:
-                        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
                         client.send(head.encode() + framed(body[:1000]) + framed(body[1000:]) + b"0\r\n\r\n")
                     else:
                         client.post(path, body)
@@ -53,7 +53,9 @@ async def test_a_body_of_the_limit_passes_and_one_more_byte_is_413(path: str) ->
 
 async def test_a_body_that_is_too_large_is_not_invited_and_not_read() -> None:
     async with staged(refuse, edge={"max_body": LIMIT}) as stage, stage.client() as client:
-        client.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
+        client.send(
+            b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
+        )
         status, fields = await client.head()
         assert status == 413
         assert ("Connection", "close") in fields
@@ -130,7 +132,9 @@ async def test_a_chunked_body_goes_on_with_its_length() -> None:
     async with staged(stream) as stage, stage.client() as client:
         body = json.dumps(chat()).encode()
         pieces = b"".join(framed(body[start : start + 7]) for start in range(0, len(body), 7))
-        client.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n")
+        client.send(
+            b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n"
+        )
         assert (await client.answer()).end is End.COMPLETE
         seen = stage.calls[0]
         assert seen.header("transfer-encoding") is None

@@ -39,14 +39,14 @@ async def send(stage: Stage, data: bytes) -> Answer:
     ("data", "status", "code"),
     [
         (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n", 405, "method_not_allowed"),
-        (b"GET ftp://x/y HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_request"),
-        (b"GET http://user@evil/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_request"),
-        (b"GET /x HTTP/1.1\r\nHost: x\r\nX: \xe9\r\n\r\n", 400, "bad_request"),
-        (b"GET /x HTTP/1.1\r\nHost: x\r\n bad : 1\r\n\r\n", 400, "bad_request"),
-        (b"GET /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "bad_request"),
+        (b"GET ftp://x/y HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400, "bad_request"),
+        (b"GET http://user@evil/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400, "bad_request"),
+        (b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nX: \xe9\r\n\r\n", 400, "bad_request"),
+        (b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\n bad : 1\r\n\r\n", 400, "bad_request"),
+        (b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "bad_request"),
         (b"G\x00T /x HTTP/1.1\r\n\r\n", 400, "bad_request"),
         (
-            b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             501,
             "not_implemented",
         ),
@@ -72,28 +72,41 @@ async def test_http_09_is_refused() -> None:
 async def test_options_of_the_whole_server_is_answered_here() -> None:
     async with staged(plain) as stage, stage.client() as client:
         for _ in range(2):
-            client.send(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.send(b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             answer = await client.answer()
             assert (answer.status, answer.end, answer.body) == (200, End.COMPLETE, b"")
         assert stage.calls == []
 
 
-async def test_an_absolute_target_goes_to_our_upstream_with_its_authority_as_host() -> None:
+async def test_an_absolute_target_that_is_ours_goes_to_our_upstream_and_its_authority_counts_as_host() -> None:
     async with staged(plain) as stage:
         for path in (b"/p?q=1", b"/api/chat"):
-            answer = await send(
-                stage,
-                b"POST http://evil.example:80%b HTTP/1.1\r\nHost: other\r\nContent-Length: 2\r\n\r\n[]" % path,
-            )
+            answer = await send(stage, _absolute(stage.address, path, host=b"evil.example"))
             assert answer.status == 200
             assert stage.calls[-1].target == path.decode()
-            assert [value for name, value in stage.calls[-1].fields if name.lower() == "host"] == ["evil.example:80"]
+            hosts = [value for name, value in stage.calls[-1].fields if name.lower() == "host"]
+            assert hosts == [stage.upstream.address]
+
+
+async def test_an_absolute_target_for_another_name_or_port_is_misdirected() -> None:
+    async with staged(plain) as stage:
+        port = stage.address.rpartition(":")[2]
+        other_port = stage.upstream.address.rpartition(":")[2]
+        for authority in (f"evil.example:{port}", f"127.0.0.1:{other_port}", "127.0.0.1", "localhost:80", "[::1]"):
+            answer = await send(stage, _absolute(authority, b"/x", host=stage.address.encode()))
+            assert (answer.status, answer.header("x-pilotlight-error")) == (421, "misdirected_host"), authority
+        assert stage.calls == []
+
+
+def _absolute(authority: str, path: bytes, *, host: bytes) -> bytes:
+    head = b"POST http://%b%b HTTP/1.1\r\nHost: %b\r\nContent-Length: 2\r\n\r\n"
+    return head % (authority.encode(), path, host) + b"[]"
 
 
 async def test_an_upgrade_is_relayed_as_a_plain_request_on_a_connection_that_ends() -> None:
     async with staged(plain) as stage, stage.client() as client:
-        client.send(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-        client.send(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.send(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        client.send(b"GET /smuggled HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         answer = await client.answer()
         assert (answer.status, answer.header("connection")) == (200, "close")
         assert await client.at_end()
@@ -202,7 +215,7 @@ async def test_no_target_leads_to_another_server() -> None:
         host = other.address.encode()
         for target in targets:
             for method, fields in (
-                (b"GET", b"Host: x\r\n"),
+                (b"GET", b"Host: 127.0.0.1\r\n"),
                 (b"POST", b"Host: %b\r\nX-Forwarded-Host: %b\r\nContent-Length: 0\r\n" % (host, host)),
             ):
                 async with stage.client() as client:

@@ -78,8 +78,6 @@ TARGETS = [
     "/%2e%2e/%2E%2E",
     "/%zz",
     "/%",
-    "//evil.example/p",
-    "///x",
     "/a//b",
     "/../x",
     "/./x",
@@ -108,10 +106,21 @@ async def test_path_and_query_arrive_as_they_were_spelt(method: str) -> None:
             # A fragment is the browser's and is cut; so is the mark of an empty query.
             sent = target.partition("#")[0].removesuffix("?") or "/"
             assert stage.calls[-1].target.removesuffix("?") == sent
-        assert all(seen.header("host") == "127.0.0.1" for seen in stage.calls)
+        assert all(seen.header("host") == stage.upstream.address for seen in stage.calls)
+
+
+async def test_a_target_that_begins_with_two_slashes_reaches_nobody() -> None:
+    async with staged(plain) as stage:
+        for target in ("//evil.example/p", "///x", "//"):
+            async with stage.client() as client:
+                client.get(target)
+                assert (await client.answer()).status == 400
+        assert stage.calls == []
 
 
 async def test_fields_of_a_request_arrive_in_order_with_case_and_repetitions() -> None:
+    # To Ollama there is no page and no name of ours: see edge.guard.
+    not_sent_on = {"Origin", "Referer", "X-Priority", "Access-Control-Request-Method"}
     fields = [
         ("X-Twice", "1"),
         ("X-Twice", "2"),
@@ -119,7 +128,9 @@ async def test_fields_of_a_request_arrive_in_order_with_case_and_repetitions() -
         ("user-agent", "ollama/0.24.0"),
         ("AUTHORIZATION", "Bearer sk-1"),
         ("Cookie", "a=1; b=2"),
-        ("Origin", "http://evil.example"),
+        ("Origin", "http://localhost:3000"),
+        ("X-Priority", "batch"),
+        ("Access-Control-Request-Method", "POST"),
         ("Referer", "http://a/b"),
         ("Accept-Encoding", "gzip, br"),
         ("X_Under", "score"),
@@ -128,18 +139,20 @@ async def test_fields_of_a_request_arrive_in_order_with_case_and_repetitions() -
         ("X-Forwarded-For", "10.0.0.1"),
         ("Forwarded", "for=10.0.0.1"),
     ]
-    async with staged(plain) as stage, stage.client() as client:
+    # A client that is spoken for is a stranger.
+    async with staged(plain, edge={"allow_anonymous": True}) as stage, stage.client() as client:
         for path in ("/api/tags", "/api/chat"):
             lines = [f"{name}: {value}" for name, value in fields]
             body = b"" if path == "/api/tags" else b"[]"
             method = "POST" if body else "GET"
             length = [f"Content-Length: {len(body)}"] if body else []
-            head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: some.name:99", *lines, *length, "", ""])
+            head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost:99", *lines, *length, "", ""])
             client.send(head.encode("latin-1") + body)
             assert (await client.answer()).status == 200
             seen = stage.calls[-1]
-            assert [field for field in passed(seen) if field[0].lower() != "content-length"] == fields
-            assert seen.header("host") == "some.name:99"
+            expected = [field for field in fields if field[0] not in not_sent_on]
+            assert [field for field in passed(seen) if field[0].lower() != "content-length"] == expected
+            assert seen.header("host") == stage.upstream.address
             assert (seen.header("via") or "").startswith("1.1 pilotlight-")
 
 
@@ -182,7 +195,7 @@ async def test_hop_by_hop_fields_are_dropped_both_ways() -> None:
 async def test_fields_of_a_reply_arrive_in_order_with_case_and_repetitions() -> None:
     fields = (
         b"content-TYPE: text/x\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nX: 1\r\nx: 2\r\nDate: yesterday\r\n"
-        b'Access-Control-Allow-Origin: *\r\nETag: W/"1"\r\nContent-Length: 0\r\n'
+        b'ETag: W/"1"\r\nContent-Length: 0\r\n'
     )
 
     async def script(seen: Seen, reply: Answering) -> None:
@@ -289,7 +302,9 @@ _TOKEN = st.text(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=12
 )
 _VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FFF, exclude_characters="\x7f"), max_size=30)
-_PATH = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=40)
+_PATH = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=40).filter(
+    lambda path: not path.startswith("/")
+)
 _QUERY = st.none() | st.text(
     st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), min_size=1, max_size=40
 )
@@ -297,6 +312,7 @@ _RESERVED = {
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "via", "host",
     "proxy-authenticate", "proxy-authorization", "content-length", "expect", "x-request-id", "content-encoding",
     "content-type", "server", "date", "server-timing", "request-id", "cache-control", "x-accel-buffering",
+    "origin", "referer", "x-priority", "access-control-request-method", "access-control-request-headers",
 }  # fmt: skip
 _FIELDS = st.lists(
     st.tuples(_TOKEN.filter(lambda name: name.lower() not in _RESERVED), _VALUE.map(str.strip)), max_size=6
@@ -344,7 +360,7 @@ def test_arbitrary_requests_and_replies_arrive_unchanged() -> None:
 
             stage.script = script
             framing, body = request.framed()
-            head = f"{method} {target} HTTP/1.1\r\nHost: h\r\n".encode()
+            head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
             client = await RawClient.open(stage.address)
             client.send(head + request.lines + framing + b"\r\n" + body)
             answer = await client.answer()

@@ -21,7 +21,7 @@ async def plain(seen: Seen, reply: Answering) -> None:
 
 
 def upload(client: RawClient, size: int = SIZE, *more: str) -> None:
-    lines = ["POST /api/blobs/sha256:00 HTTP/1.1", "Host: x", f"Content-Length: {size}", *more, "", ""]
+    lines = ["POST /api/blobs/sha256:00 HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {size}", *more, "", ""]
     client.send("\r\n".join(lines).encode())
 
 
@@ -128,7 +128,9 @@ async def test_a_body_whose_chunks_are_malformed_is_the_clients_fault() -> None:
         stage.upstream.answers_early = lambda seen: seen.path.startswith("/api/blobs")
         for path in (b"/api/blobs/x", b"/api/chat"):
             async with stage.client() as client:
-                client.send(b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" % path)
+                client.send(
+                    b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" % path
+                )
                 await until(lambda: len(stage.proxy.relay.active) == 1)
                 client.send(b"zz\r\n")
                 answer = await client.answer()
@@ -139,7 +141,9 @@ async def test_a_body_whose_chunks_are_malformed_is_the_clients_fault() -> None:
 @pytest.mark.parametrize("path", ["/api/blobs/sha256:00", "/api/chat"])
 async def test_a_body_is_invited_when_it_is_wanted(path: str) -> None:
     async with staged(plain) as stage, stage.client() as client:
-        client.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n".encode())
+        client.send(
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nExpect: 100-Continue\r\n\r\n".encode()
+        )
         assert (await client.head())[0] == 100
         client.send(b"hello")
         assert (await client.answer()).status == 200
@@ -150,5 +154,7 @@ async def test_a_body_is_invited_when_it_is_wanted(path: str) -> None:
 async def test_a_body_that_cannot_be_delivered_is_not_invited() -> None:
     async with staged(plain) as stage, stage.client() as client:
         await stage.upstream.stop()
-        client.send(b"POST /api/blobs/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        client.send(
+            b"POST /api/blobs/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
         assert (await client.head())[0] == 502
