@@ -9,6 +9,7 @@ import typer
 from proxy import __version__
 from proxy.cli.check import check
 from proxy.cli.demo import demo
+from proxy.cli.key import key
 from proxy.cli.serve import serve
 from proxy.cli.simulate import simulate
 
@@ -34,6 +35,7 @@ app.command()(serve)
 app.command()(check)
 app.command()(demo)
 app.command()(simulate)
+app.add_typer(key, name="key")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from proxy.cli.options import Admin, Config, Listen, Models, UpstreamUrl, flags, load_or_exit
+from proxy.settings import process_environ
 
 
 def serve(
@@ -15,8 +16,10 @@ def serve(
     model: Models = None,
 ) -> None:
     """Run the proxy until it is told to stop."""
-    settings = load_or_exit(config, flags(upstream, listen, admin, model))
+    given = flags(upstream, listen, admin, model)
+    settings = load_or_exit(config, given)
     # Imported late: `pilotlight check` has no need of a web server.
+    from proxy.server.reload import Sources
     from proxy.server.run import run
 
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, Sources(config, process_environ(), given)))

@@ -7,6 +7,7 @@ handed in as callables, so that this module knows neither the relay nor the keep
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -17,9 +18,16 @@ from proxy.server.boundary import errors_as_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aiohttp.typedefs import Handler, Middleware
+
+    from proxy.edge.guard import Guard
     from proxy.observe.metrics import Metrics
     from proxy.observe.recent import Recent
     from proxy.observe.stats import Stats
+
+
+# For health checks, which have no key and name the machine as they like.
+_FOR_EVERYONE = frozenset(("/livez", "/readyz", "/healthz"))
 
 
 class Page(NamedTuple):
@@ -37,6 +45,7 @@ PAGES = (
     Page("/metrics", "for Prometheus; OpenMetrics where it is asked for"),
     Page("/requests", "the last 1,000 requests, newest first; ?limit=N"),
     Page("/models", "the models that are kept or resident"),
+    Page("/queue", "what waits and what runs, in order"),
     Page("/stats", "percentiles of the first token and of the whole, per model"),
 )
 
@@ -49,6 +58,7 @@ class AdminPages:
         is_ready: Whether ``/readyz`` says 200.
         report: What ``/readyz?verbose`` adds: anything that JSON can hold.
         models: The rows of ``/models``.
+        queue: The page ``/queue``.
         extra_stats: Further sections of ``/stats``, each by its name.
         settle: Has everything told that has finished, so that no page lags behind.
     """
@@ -62,6 +72,7 @@ class AdminPages:
         is_ready: Callable[[], bool],
         report: Callable[[], Mapping[str, Any]],
         models: Callable[[], Sequence[Mapping[str, Any]]],
+        queue: Callable[[], Mapping[str, Any]],
         extra_stats: Callable[[], Mapping[str, Any]],
         settle: Callable[[], None],
     ) -> None:
@@ -71,6 +82,7 @@ class AdminPages:
         self._is_ready = is_ready
         self._report = report
         self._models = models
+        self._queue = queue
         self._extra_stats = extra_stats
         self._settle = settle
 
@@ -106,6 +118,9 @@ class AdminPages:
     async def models(self, request: web.Request) -> web.Response:
         return _json({"models": list(self._models())})
 
+    async def queue(self, request: web.Request) -> web.Response:
+        return _json(self._queue())
+
     async def stats(self, request: web.Request) -> web.Response:
         self._settle()
         snapshot = await asyncio.to_thread(self._stats.snapshot)
@@ -121,10 +136,15 @@ def build_admin(
     is_ready: Callable[[], bool],
     models: Callable[[], Sequence[Mapping[str, Any]]],
     report: Callable[[], Mapping[str, Any]] = dict,
+    queue: Callable[[], Mapping[str, Any]] = dict,
+    guard: Guard | None = None,
     extra_stats: Callable[[], Mapping[str, Any]] = dict,
     settle: Callable[[], None] = lambda: None,
 ) -> web.Application:
-    """The application of the admin port; its arguments are those of ``AdminPages``."""
+    """The application of the admin port.
+
+    Its arguments are those of ``AdminPages``; ``guard`` decides who is answered, and ``None``: everyone.
+    """
     pages = AdminPages(
         metrics=metrics,
         recent=recent,
@@ -132,10 +152,11 @@ def build_admin(
         is_ready=is_ready,
         report=report,
         models=models,
+        queue=queue,
         extra_stats=extra_stats,
         settle=settle,
     )
-    app = web.Application(middlewares=[errors_as_json])
+    app = web.Application(middlewares=[errors_as_json, *([] if guard is None else [_guarded(guard)])])
     app.router.add_get("/", pages.index)
     app.router.add_get("/livez", pages.livez)
     app.router.add_get("/readyz", pages.readyz)
@@ -143,9 +164,31 @@ def build_admin(
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/requests", pages.requests)
     app.router.add_get("/models", pages.models)
+    app.router.add_get("/queue", pages.queue)
     app.router.add_get("/stats", pages.stats)
     app.on_response_prepare.append(_finish_head)
     return app
+
+
+def _guarded(guard: Guard) -> Middleware:
+    """Nobody learns more than that the process runs who may not read."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        here = transport.get_extra_info("sockname") if transport is not None else None
+        if request.path not in _FOR_EVERYONE or "verbose" in request.query:
+            guard.admit_reader(
+                request.method,
+                request.raw_headers,
+                peer=str(peer[0]) if peer else "",
+                local=str(here[0]) if here else "",
+                now_unix=time.time(),
+            )
+        return await handler(request)
+
+    return guarded
 
 
 async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:

@@ -11,6 +11,8 @@ import orjson
 import structlog
 from aiohttp import web
 
+from proxy.errors import PilotlightError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -24,6 +26,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Answer every error as ``{"error": "..."}``; nothing of an unexpected one reaches the client."""
     try:
         return await handler(request)
+    except PilotlightError as error:
+        more = {"WWW-Authenticate": 'Bearer realm="pilotlight"'} if error.status == 401 else {}
+        return _error(error.status, error.message, {"X-Pilotlight-Error": error.code, **more})
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return _error(error.status, error.reason.lower(), headers)

@@ -15,8 +15,9 @@ from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from proxy.admission.ratelimit import client_of
 from proxy.errors import BadRequest
-from proxy.relay.call import Inbound
+from proxy.relay.call import DEADLINES, Inbound
 from proxy.relay.reply import ClientReply
 from proxy.wire.routes import Family, classify
 from proxy.wire.shapes import JSON_TYPE, error_body
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
+    from proxy.relay.call import Deadlines
     from proxy.relay.line import Relay
 
 # Silence before the first byte of a request, and between two requests.
 KEEPALIVE_TIMEOUT_S: Final = 75.0
+HEAD_TIMEOUT_S: Final = DEADLINES.head_s
 # A stalled upload costs twice this.
 READ_BUFFER_BYTES: Final = 64 * 1024
 # Reading on after an early answer, so that the client sees it before the connection resets.
@@ -63,17 +66,23 @@ class Connection(RequestHandler):
     Attributes:
         on_writable: Told when the write buffer rises above its mark (False) and falls below it (True).
         lost: Resolves when the connection is gone; made by who wants to wait for that.
+        client: Who is at the other end, for turns and limits.
+        peer, local, local_port: Addresses of the two ends.
         head_received: When the first byte of the request that is served, or of the next one, arrived.
     """
 
     __slots__ = (
         "_stall_timer",
         "_wire",
+        "client",
         "clock",
         "head_received",
+        "local",
+        "local_port",
         "lost",
         "on_error",
         "on_writable",
+        "peer",
         "serving",
         "write_stall_s",
     )
@@ -96,6 +105,8 @@ class Connection(RequestHandler):
         self.on_error = on_error
         self.on_writable: Callable[[bool], None] | None = None
         self.head_received: float | None = None
+        self.client = self.peer = self.local = ""
+        self.local_port = 0
         self.serving = False
 
     def data_received(self, data: bytes) -> None:
@@ -131,6 +142,11 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # aiohttp forgets its own when it closes, and closing waits for a client that takes what is still to come.
         self._wire = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        here = transport.get_extra_info("sockname")
+        self.peer = str(peer[0]) if peer else ""
+        self.local, self.local_port = (str(here[0]), int(here[1])) if here else ("", 0)
+        self.client = client_of(self.peer, "", b"")
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -197,6 +213,7 @@ class Listener(web.Server):
         on_error: Told of malformed requests and of errors that nobody caught.
         write_stall_s: Longest time for which a client's full buffer stays full; 0 for no limit.
         clock: Monotonic seconds.
+        deadlines: For clients that send.
     """
 
     def __init__(
@@ -206,6 +223,7 @@ class Listener(web.Server):
         on_error: Callable[[str, BaseException | None], None],
         write_stall_s: float = 0,
         clock: Callable[[], float] = time.monotonic,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         super().__init__(
             self._handle,
@@ -221,6 +239,7 @@ class Listener(web.Server):
         self._on_error = on_error
         self._write_stall_s = write_stall_s
         self._clock = clock
+        self._head_timeout_s = deadlines.head_s
         self._is_stopping = False
         # They hold nothing, so one of each does.
         self._kept, self._ended = WrittenReply(keep_alive=True), WrittenReply(keep_alive=False)
@@ -234,6 +253,15 @@ class Listener(web.Server):
             write_stall_s=self._write_stall_s,
             **self._kwargs,
         )
+
+    def drop_slow_heads(self) -> None:
+        """Drop connections whose request's head does not come to an end; to be called about once a second."""
+        latest = self._clock() - self._head_timeout_s
+        for each in self.connections:
+            connection = cast("Connection", each)
+            if connection.head_received is not None and not connection.serving and connection.head_received < latest:
+                self._on_error("slow request head", None)
+                connection.abort()
 
     def close_idle(self) -> None:
         """Close connections on which nothing is being served, and keep no others afterwards."""

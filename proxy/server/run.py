@@ -17,6 +17,7 @@ from proxy.server.app import Proxy
 from proxy.server.listen import require_c_parser
 
 if TYPE_CHECKING:
+    from proxy.server.reload import Sources
     from proxy.settings import Settings
 
 EXIT_OK: Final = 0
@@ -26,10 +27,10 @@ EXIT_SETTINGS: Final = 2
 _COLLECT_EVERY: Final = 10_000
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, sources: Sources) -> int:
     """Run the proxy until it is told to stop.
 
-    SIGTERM and the first SIGINT drain it; the second signal ends it at once.
+    SIGTERM and the first SIGINT drain it; the second signal ends it at once. SIGHUP has the settings read anew.
 
     Returns:
         0 after a stop that was asked for, 1 when it could not start or go on, 2 when the settings turned out wrong.
@@ -39,12 +40,12 @@ def run(settings: Settings) -> int:
     except RuntimeError as error:
         return _say(str(error), EXIT_FAILED)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+        return runner.run(_run(settings, sources))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, sources: Sources) -> int:
     limit = logs.install(sys.stdout.buffer, settings.log.format, settings.log.level, is_terminal=sys.stdout.isatty())
-    proxy = Proxy(settings)
+    proxy = Proxy(settings, sources=sources)
     limit.on_suppressed = proxy.metrics.log_suppressed
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -54,6 +55,8 @@ async def _run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if proxy.reloader is not None:
+        loop.add_signal_handler(signal.SIGHUP, proxy.reloader.request)
     try:
         try:
             await proxy.start()

@@ -56,7 +56,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 async def test_a_client_that_says_close_is_closed() -> None:
     async with staged(echo) as stage:
-        for request in (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n"):
+        for request in (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n"):
             async with stage.client() as asking:
                 asking.send(request)
                 answer = await asking.answer()
@@ -99,11 +99,11 @@ def mutated(seed: int, count: int) -> list[bytes]:
     """Requests with a few bytes that do not belong there, the same ones each time."""
     dice = random.Random(seed)
     whole = [
-        b"GET /a HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
-        b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
-        b"POST /api/pull HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /api/pull HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"POST /v1/messages HTTP/1.0\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello",
-        b"DELETE /api/delete HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n",
+        b"DELETE /api/delete HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n",
     ]
     odd = [*(bytes([byte]) for byte in b"\x00\r\n \t:\xff0"), b"\r\n", b"\r\n\r\n", b"chunked", b"-1", b"HTTP/9.9"]
     odd += [b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: y\r\n"]

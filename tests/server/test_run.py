@@ -89,7 +89,7 @@ async def program(url: str, *more: str, model: bool = True, **environ: str) -> A
         sys.executable,
         *("-X", "dev", "-m", "proxy", "serve", *arguments),
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ},
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "OLLAMA_NUM_PARALLEL": "1024", **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         limit=2**24,
@@ -251,6 +251,33 @@ async def test_the_second_signal_ends_it_at_once(first: signal.Signals) -> None:
         assert_clean(running)
 
 
+async def test_settings_are_read_anew_by_signal_and_file_while_streams_go_on(tmp_path: Path) -> None:
+    ollama = Streams()
+    path, fresh = tmp_path / "pilotlight.yaml", tmp_path / "fresh"
+    path.write_text("", encoding="utf-8")
+    async with upstream(ollama) as server, program(server.url, "--config", str(path)) as running:
+        await running.until_ready()
+        async with begun(running, ollama) as opened, client(running.listen) as one, client(running.listen) as two:
+            fresh.write_text("rate_limit: {rate_per_s: 0.001}\nrelay: {write_stall_s: 7}\n", encoding="utf-8")
+            fresh.replace(path)
+            await until(lambda: running.out.count(b"settings reloaded") == 1)
+            one.post("/api/chat", chat())
+            await until(lambda: ollama.running == len(STREAMS) + 1)
+            two.post("/api/chat", chat())
+            assert (await two.answer()).status == 429
+            running.send(signal.SIGHUP)
+            await until(lambda: running.out.count(b"settings reloaded") == 2)
+            assert running.out.count(b"relay.write_stall_s") == 2
+            ollama.end.set()
+            for each in opened:
+                body, complete = await rest(each)
+                assert complete
+                assert b"error" not in body
+        running.send(signal.SIGTERM)
+        assert await running.code() == 0
+        assert_clean(running)
+
+
 async def test_a_signal_ends_it_while_ollama_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -340,7 +367,7 @@ async def test_an_upload_of_any_size_takes_no_memory() -> None:
         most = 0
         async with client(running.listen) as uploading:
             before = running.rss_bytes()
-            head = f"POST /api/blobs/sha256:00 HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+            head = f"POST /api/blobs/sha256:00 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
             uploading.send(head.encode())
             for number in range(size // len(piece)):
                 uploading.send(piece)
@@ -412,7 +439,7 @@ async def test_readers_that_stall_do_not_hold_up_the_end() -> None:
             stalled.append(each)
         # And one that never sends the body that it has announced.
         async with client(running.listen) as silent:
-            silent.send(b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            silent.send(b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{")
             await until(lambda: len([seen for seen in server.seen if not is_own_call(seen)]) == len(STREAMS))
             running.send(signal.SIGTERM)
             assert await running.code() == 0
