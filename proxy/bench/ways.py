@@ -156,6 +156,8 @@ async def _start_pilotlight(
         "admin": f"127.0.0.1:{admin}",
         "upstream": {"url": f"http://127.0.0.1:{upstream}"},
         "models": [{"name": MODEL, "keep_alive": -1, "options": {"num_ctx": NUM_CTX}}],
+        # The queue is in the way of every request, but what waits in it cannot be measured.
+        "scheduler": {"parallel": 1024},
     }
     # What is JSON is YAML.
     config.write_text(json.dumps(settings))
