@@ -161,7 +161,9 @@ async def test_a_load_survives_the_client_that_asked_for_it_and_is_shared() -> N
     async with paired(simulator={"speed": 1.0}) as pair:
         leaver = await asyncio.open_connection("127.0.0.1", int(pair.proxied.rpartition(":")[2]))
         body = b'{"model":"mid","prompt":"hi","options":{"num_predict":1}}'
-        leaver[1].write(b"POST /api/generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        leaver[1].write(
+            b"POST /api/generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         await until(lambda: bool(pair.simulated.requests_for("/api/generate")))
         leaver[1].close()
         others = [asyncio.create_task(post(pair.proxied, chat("mid", options={"num_predict": 1}))) for _ in range(3)]

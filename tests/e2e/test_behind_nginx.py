@@ -1,0 +1,91 @@
+"""nginx in front, set up as ``docs/security.md`` says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import yaml
+
+from proxy.bench.children import Child, free_port
+from proxy.edge.keys import hash_key, new_key
+from tests.stage import Stage, chat, chat_end, chat_token, staged
+
+if TYPE_CHECKING:
+    from tests.peers import Answering, Seen
+
+NGINX = shutil.which("nginx")
+pytestmark = [pytest.mark.nginx, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
+KEY = new_key(bytes(range(32)))
+CONF = """
+daemon off;
+{user}
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{listen};
+        {location}
+    }}
+}}
+"""
+
+
+def nginx(folder: Path, listen: int, stage: Stage) -> Child:
+    (location,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
+    assert "http://127.0.0.1:11435" in location
+    user = "user root;" if os.geteuid() == 0 else ""
+    conf = folder / "nginx.conf"
+    conf.write_text(
+        CONF.format(
+            user=user, folder=folder, listen=listen, location=location.replace("127.0.0.1:11435", stage.address)
+        ),
+        encoding="utf-8",
+    )
+    arguments = ["-e", str(folder / "error.log"), "-p", str(folder), "-c", str(conf)]
+    assert NGINX is not None
+    return Child(arguments, folder / "log", {"PATH": os.environ["PATH"]}, program=(NGINX,))
+
+
+async def script(seen: Seen, reply: Answering) -> None:
+    await seen.whole.wait()
+    reply.head()
+    reply.frames(chat_token("a"), chat_end())
+    reply.end()
+
+
+async def test_who_comes_through_nginx_is_a_stranger_and_is_served_with_a_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(edge: .*?)```", PAGE, re.DOTALL)
+    keys = [{"name": "phone", "hash": hash_key(KEY)}]
+    listen = free_port()
+    async with staged(script, keys=keys, **yaml.safe_load(example)) as stage:
+        async with nginx(tmp_path, listen, stage) as child:
+            await child.wait_listening(listen, 10)
+            statuses = {}
+            host, key = {"Host": "models.example"}, {"X-API-Key": KEY}
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{listen}") as session:
+                for name, path, fields in (
+                    ("no key", "/api/chat", host),
+                    ("key", "/api/chat", {**host, **key}),
+                    ("its own page", "/api/chat", {**host, **key, "Origin": "https://models.example"}),
+                    ("another host", "/api/chat", {**key, "Host": "evil.example"}),
+                    ("pull", "/api/pull", host),
+                ):
+                    async with session.post(path, json=chat(stream=False), headers=fields) as reply:
+                        statuses[name] = reply.status
+        assert statuses == {"no key": 401, "key": 200, "its own page": 200, "another host": 421, "pull": 403}
+        assert [seen.path for seen in stage.calls] == ["/api/chat", "/api/chat"]
