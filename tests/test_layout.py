@@ -26,25 +26,64 @@ TABLE: dict[str, tuple[str, ...]] = {
     "observe": ("__init__", "errors", "settings", "wire"),
     "upstream": ("errors", "settings", "wire", "observe"),
     "rewrite": ("errors", "settings", "wire"),
+    "admission": ("errors",),
     "residency": ("errors", "settings", "wire", "observe", "upstream", "rewrite"),
-    "relay": ("errors", "settings", "wire", "observe", "upstream", "rewrite", "residency"),
-    "server": ("__init__", "errors", "settings", "wire", "observe", "upstream", "rewrite", "residency", "relay"),
-    # These two stand beside the proxy: they know what crosses the wire and nothing else of it.
+    "reuse": ("errors", "settings", "wire", "observe", "upstream", "rewrite"),
+    "edge": ("errors", "wire", "settings", "admission.priority"),
+    "relay": (
+        "errors",
+        "settings",
+        "wire",
+        "observe",
+        "upstream",
+        "rewrite",
+        "admission",
+        "edge",
+        "residency",
+        "reuse",
+    ),
+    "server": (
+        "__init__",
+        "errors",
+        "settings",
+        "wire",
+        "observe",
+        "upstream",
+        "rewrite",
+        "admission",
+        "edge",
+        "residency",
+        "reuse",
+        "relay",
+    ),
+    # These two stand beside the proxy: they know what crosses the wire and little else of it.
     "simulator": ("wire",),
-    "bench": ("wire",),
-    "cli": ("__init__", "errors", "settings", "server", "simulator", "bench"),
+    # The scheduler is measured by itself, with a clock that is not real; so is what lets a request in.
+    "bench": (
+        "errors",
+        "settings",
+        "wire",
+        "admission.priority",
+        "admission.ratelimit",
+        "admission.scheduler",
+        "edge",
+        "relay.target",
+    ),
+    "cli": ("__init__", "errors", "settings", "edge.keys", "server", "simulator", "bench"),
     "__main__": ("cli",),
 }
 
 # Modules (or folders) that alone may use an outside thing, named as it is imported.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "prometheus_client": ("observe.metrics", "observe.families", "observe.series"),
+    "prometheus_client": ("observe.metrics", "observe.families", "observe.series", "observe.gaps"),
     "os.environ": ("settings.sources",),
     "os.getenv": ("settings.sources",),
     "aiohttp.ClientSession": ("upstream", "bench"),
     "typer": ("cli",),
     "yaml": ("settings", "cli"),
     "pydantic": ("settings",),
+    "cachetools": ("reuse.store",),
+    "watchfiles": ("server.reload",),
 }
 
 # Decisions: plain functions of their arguments, so they neither wait nor ask what time it is.
@@ -59,6 +98,20 @@ PURE = (
     "residency.runners",
     "observe.timeline",
     "observe.stats",
+    "reuse.key",
+    "admission.models",
+    "admission.priority",
+    "admission.queues",
+    "admission.ratelimit",
+    "admission.scheduler",
+    "edge.callers",
+    "edge.hosts",
+    "edge.keys",
+    "edge.origins",
+    "edge.scopes",
+    "upstream.breaker",
+    "upstream.budget",
+    "upstream.retry",
 )
 IMPURE_IMPORTS = {"asyncio", "aiohttp", "logging", "random", "socket", "subprocess", "threading", "time", "uvloop"}
 

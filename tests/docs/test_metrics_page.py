@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -25,12 +26,16 @@ from proxy.server.admin import PAGES, build_admin
 from proxy.settings import KeptModel, Settings
 from proxy.upstream.ollama import Ollama
 from proxy.wire.routes import Family
+from tests.peers import until
+from tests.stage import MODEL, chat, staged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp import web
     from aiohttp.test_utils import TestClient
+
+    from tests.peers import Answering, Seen
 
     Serve = Callable[[web.Application], Awaitable[TestClient[web.Request, web.Application]]]
 
@@ -40,6 +45,7 @@ BUCKETS = {
     "CHUNK": buckets.CHUNK_S,
     "CALL": buckets.CALL_S,
     "LOAD": buckets.LOAD_S,
+    "WAIT": buckets.WAIT_S,
     "OVERHEAD": buckets.OVERHEAD_S,
     "TOKENS": buckets.TOKENS,
 }
@@ -114,10 +120,14 @@ def test_closed_lists_of_labels_are_written_out() -> None:
         "reason of pilotlight_model_failed": labels.FAILURE_REASONS,
         "priority": labels.PRIORITIES,
         "cache": labels.CACHES,
+        "reason of batch_processor_rejected_total": labels.REJECT_REASONS,
+        "reason of cache_bypass_total": labels.BYPASS_REASONS,
+        "reason of cache_evictions_total": labels.EVICTION_REASONS,
+        "state of batch_processor_slots": labels.SLOT_STATES,
         "kind": labels.ERROR_KINDS,
         "outcome": labels.RETRY_OUTCOMES,
-        "state": labels.CONNECTION_STATES,
-        "result": labels.PRELOAD_RESULTS,
+        "state of pilotlight_upstream_connections": labels.CONNECTION_STATES,
+        "result of pilotlight_preloads_total and pilotlight_fallback_total": labels.PRELOAD_RESULTS,
         "cause": labels.RELOAD_CAUSES,
         "option": labels.RUNNER_OPTIONS,
         "rule": labels.REWRITE_RULES,
@@ -129,12 +139,13 @@ def test_closed_lists_of_labels_are_written_out() -> None:
 
     written = {name.replace("`", ""): quoted(values) for name, values in rows("### Labels")}
 
+    assert labels.PRELOAD_RESULTS == labels.FALLBACK_RESULTS
     assert set(written.pop("method")) == {*labels.METHODS, labels.OTHER}
     assert written == {name: tuple(str(value) for value in values) for name, values in built.items()}
 
 
 def test_every_label_is_explained() -> None:
-    explained = {quoted(name)[0] for name, _ in rows("### Labels")} | {"model", "route"}
+    explained = {quoted(name)[0] for name, _ in rows("### Labels")} | {"model", "route", "provider"}
     used = {label for family in Families(CollectorRegistry()).listing for label in family.labels}
 
     assert used - {"label", "version", "python", "aiohttp"} == explained
@@ -159,17 +170,24 @@ def full_call() -> Timeline:
     """A call of which everything is known, and to which everything happened."""
     t = call(first_token=1.0, first_answer=2.0, finished=3.0, prompt_eval_count=1, eval_count=1, eval_duration_s=1.0)
     t.done_reason, t.rule, t.injected, t.error_code, t.incomplete = "stop", 9, "keep_alive", "upstream_broken", True
-    t.client_disconnect_phase, t.trace_id = Phase.STREAMING, "4bf9"
+    t.client_disconnect_phase, t.trace_id, t.reused, t.key = Phase.STREAMING, "4bf9", "shared", "phone"
     return t
 
 
 async def test_examples_have_the_shape_of_the_answers(aiohttp_client: Serve) -> None:
     recent, stats = Recent(), Stats()
     recent.add(describe(full_call()), 1_800_000_000.0)
-    stats.add("llama3.2:3b", call(first_token=0.15, finished=3.0))
+    stats.add("llama3.2:3b", call(first_token=0.15, finished=3.0, key="phone"))
     stats.add("llama3.2:3b", call(first_token=2.5, finished=3.0, load_wait_s=2.0))
-    models = example("/models")["models"]
-    app = build_admin(metrics=Metrics(), recent=recent, stats=stats, is_ready=lambda: True, models=lambda: models)
+    models, queue = example("/models")["models"], example("/queue")
+    app = build_admin(
+        metrics=Metrics(),
+        recent=recent,
+        stats=stats,
+        is_ready=lambda: True,
+        models=lambda: models,
+        queue=lambda: queue,
+    )
     client = await aiohttp_client(app)
 
     for page in PAGES:
@@ -195,6 +213,37 @@ async def test_the_row_of_a_model_has_the_fields_of_the_example() -> None:
     (written,) = example("/models")["models"]
     assert list(row) == list(written)
     assert written["state"] in tuple(State)
+
+
+async def test_the_queue_has_the_fields_of_the_example() -> None:
+    answers = asyncio.Event()
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        await answers.wait()
+        reply.json({"model": MODEL, "message": {"role": "assistant", "content": ""}, "done": True})
+
+    async with staged(script, scheduler={"parallel": 1}) as stage, stage.client() as first, stage.client() as second:
+        first.post("/api/chat", chat(stream=False))
+        await until(lambda: stage.proxy.scheduler.running == 1)
+        second.post("/api/chat", chat(stream=False))
+        await until(lambda: stage.proxy.scheduler.queued == 1)
+        _, page = await stage.page("/queue")
+        answers.set()
+        await first.answer()
+        await second.answer()
+
+    written = example("/queue")
+    assert list(page) == list(written)
+    assert [list(row) for row in page["waiting"]] == [list(row) for row in written["waiting"]]
+    assert page["running"] == {f"{MODEL}:latest": 1}
+    assert page["resident"] == [f"{MODEL}:latest"]
+
+
+def test_fields_of_the_queue_are_explained() -> None:
+    written = [name for cell, _ in rows("### `/queue`") for name in quoted(cell)]
+    queue = example("/queue")
+
+    assert set(written) == {*queue["waiting"][0], "running", "resident"} - {"model"}
 
 
 def test_fields_of_a_request_are_explained() -> None:
