@@ -162,6 +162,13 @@ def test_a_plain_letter_may_be_encoded() -> None:
     assert scope_of("GET", "/v1/models/llama3.2%3A3b") is Scope.READ
 
 
+@pytest.mark.parametrize("path", sorted(path for (_, path), scope in PLAIN.items() if scope is Scope.INFER))
+def test_a_call_to_a_model_has_one_spelling(path: str) -> None:
+    # Its body is judged only on the way that the relay's table finds.
+    assert scope_of("POST", f"{path[:-1]}%{ord(path[-1]):x}") is None
+    assert scope_of("POST", f"/%{ord(path[1]):x}{path[2:]}") is None
+
+
 def test_a_digest_that_climbs_is_no_route() -> None:
     # CVE-2026-7020.
     assert scope_of("HEAD", "/api/blobs/sha256:..%2f..%2fetc") is None
