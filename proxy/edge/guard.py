@@ -25,13 +25,13 @@ from proxy.edge.keys import Key, Keys, presented_in
 from proxy.edge.origins import Origins, preflight
 from proxy.edge.scopes import Scope, scope_of
 from proxy.errors import Forbidden, PilotlightError
-from proxy.wire.headers import Field, first
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from proxy.edge.origins import Verdict
     from proxy.settings import Settings
+    from proxy.wire.headers import Field
 
 _REPLACED: Final = frozenset(
     (b"host", b"origin", b"referer", b"access-control-request-method", b"access-control-request-headers")
@@ -125,18 +125,22 @@ class Guard:
         Raises:
             MisdirectedHost, OriginRefused, Unauthorized, Forbidden, BadRequest: It may not go on.
         """
-        page = self._admit_page(method, fields, local)
+        names = _names(fields)
+        page = self._admit_page(method, fields, names, local)
         caller = self._callers.of(peer, fields)
         answer = preflight(method, fields, page.echo)
         if answer is not None:
             return Admitted([], caller, None, Scope.LIVE, page.echo, answer)
-        key = self._find(fields, now_unix)
+        key = self._find(fields, names, now_unix)
         if page.needs_key and key is None:
             # Let in by "*" alone: in the operator's own browser any page would be at home.
             raise keys.refusal()
         scope = Scope.LIVE if path == "*" else scope_of(method, path)
         self._admit_scope(caller, key, scope)
-        return Admitted(self._sent_on(fields, key), caller, key, scope, page.echo)
+        without = _REPLACED_WITH_KEY if key is not None else _REPLACED
+        sent_on = [field for field, name in zip(fields, names, strict=True) if name not in without]
+        sent_on.insert(0, self._host)
+        return Admitted(sent_on, caller, key, scope, page.echo)
 
     def admit_reader(self, method: str, fields: Sequence[Field], *, peer: str, local: str, now_unix: float) -> None:
         """Decide about a request on the admin port, which only reads.
@@ -144,8 +148,9 @@ class Guard:
         Raises:
             MisdirectedHost, OriginRefused, Unauthorized, Forbidden, BadRequest: It may not be answered.
         """
-        page = self._admit_page(method, fields, local)
-        key = self._find(fields, now_unix)
+        names = _names(fields)
+        page = self._admit_page(method, fields, names, local)
+        key = self._find(fields, names, now_unix)
         if page.needs_key and key is None:
             raise keys.refusal()
         self._admit_scope(self._callers.of(peer, fields), key, Scope.READ)
@@ -153,7 +158,7 @@ class Guard:
     def who_of(self, fields: Sequence[Field], *, peer: str, now_unix: float) -> str:
         """Who was refused, for the log: the key's name where a good one was shown, or the address."""
         try:
-            key = self._find(fields, now_unix)
+            key = self._find(fields, _names(fields), now_unix)
         except PilotlightError:
             key = None
         return f"key:{key.name}" if key is not None else self._callers.of(peer, fields).address
@@ -161,22 +166,23 @@ class Guard:
     def echo_of(self, method: str, fields: Sequence[Field], local: str) -> bytes | None:
         """The page that is told that it may read what its request is refused with; for ``reply_fields``."""
         try:
-            return self._admit_page(method, fields, local).echo
+            return self._admit_page(method, fields, _names(fields), local).echo
         except PilotlightError:
             return None
 
-    def _admit_page(self, method: str, fields: Sequence[Field], local: str) -> Verdict:
-        host = first(fields, b"host")
+    def _admit_page(self, method: str, fields: Sequence[Field], names: list[bytes], local: str) -> Verdict:
+        host = _value(fields, names, b"host")
         if not self._hosts.allows(host, local):
             raise hosts.refusal()
-        verdict = self._origins.verdict(first(fields, b"origin"), host, first(fields, b"sec-fetch-site"), method)
+        origin, site = _value(fields, names, b"origin"), _value(fields, names, b"sec-fetch-site")
+        verdict = self._origins.verdict(origin, host, site, method)
         if not verdict.allowed:
             raise origins.refusal()
         return verdict
 
-    def _find(self, fields: Sequence[Field], now_unix: float) -> Key | None:
+    def _find(self, fields: Sequence[Field], names: list[bytes], now_unix: float) -> Key | None:
         """The key that is shown. Where there are no keys, what clients send because they must counts for nothing."""
-        if not len(self._keys):
+        if not len(self._keys) or (b"authorization" not in names and b"x-api-key" not in names):
             return None
         presented = presented_in(fields)
         if presented is None:
@@ -204,8 +210,12 @@ class Guard:
         elif not (caller.is_local or caller.may_manage or self._allows_anonymous):
             raise keys.refusal()
 
-    def _sent_on(self, fields: Sequence[Field], key: Key | None) -> list[Field]:
-        without = _REPLACED_WITH_KEY if key is not None else _REPLACED
-        sent_on = [field for field in fields if field[0].lower() not in without]
-        sent_on.insert(0, self._host)
-        return sent_on
+
+def _names(fields: Sequence[Field]) -> list[bytes]:
+    """Of all fields, in lower case: written once, and then looked through by several questions."""
+    return [name.lower() for name, _ in fields]
+
+
+def _value(fields: Sequence[Field], names: list[bytes], name: bytes) -> bytes | None:
+    """The first value of a field."""
+    return fields[names.index(name)][1] if name in names else None

@@ -84,6 +84,9 @@ def scope_of(method: str, target: str) -> Scope | None:
         ``None`` for what is no route of Ollama's or is not spelt like one. Ollama may still route it, so whoever may
         not manage must not send it on.
     """
+    plain = _TABLE.get((method, target))
+    if plain is not None and not target.endswith(_OWN):
+        return plain
     encoded, _, _ = target.partition("?")
     # An encoded slash is one to gin, and none to whoever compares before decoding.
     if not encoded.isascii() or "%2f" in encoded.lower():
