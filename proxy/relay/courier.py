@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.admission.gate import BUSY
 from proxy.errors import Overloaded, UpstreamTimeout
-from proxy.relay.delivery import Delivery, Flow
+from proxy.relay.delivery import Delivery
 from proxy.relay.limits import CLIENT_STALLED, Limits
 from proxy.relay.passing import via_value
 from proxy.upstream.exchange import UpstreamRequest
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from proxy.relay.outgoing import Outgoing
     from proxy.relay.reply import ClientConnection
     from proxy.settings import Settings
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow, Sink
     from proxy.wire.http1 import ReplyHead
 
     Opens = Callable[[Sink], Awaitable[Flow]]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proxy.relay.reply import ClientReply
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow
     from proxy.wire.http1 import ReplyHead
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
@@ -50,21 +50,6 @@ class Assembler(Protocol):
     def add(self, line: bytes) -> None: ...
 
     def finish(self) -> tuple[int, bytes]: ...
-
-
-class Flow(Protocol):
-    """The exchange that feeds a delivery, as far as a delivery steers it."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None: ...
-
-    @property
-    def open_chunk(self) -> tuple[int, bool]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
     from proxy.observe.metrics import Metrics
     from proxy.relay.call import Call
-    from proxy.relay.delivery import Flow
     from proxy.relay.outgoing import Outgoing
     from proxy.reuse.store import Recorded
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import Settings
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow, Sink
     from proxy.wire.gojson import JsonObject
     from proxy.wire.headers import Field
     from proxy.wire.routes import Family

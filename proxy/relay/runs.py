@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from proxy.observe.metrics import Metrics
     from proxy.relay.call import Call
     from proxy.relay.courier import Courier, Exchanges, Opens
-    from proxy.relay.delivery import Delivery, Flow
+    from proxy.relay.delivery import Delivery
     from proxy.relay.memory import Ask, Memory
     from proxy.relay.outgoing import Outgoing
     from proxy.relay.reply import ClientConnection
     from proxy.residency.service import Prepared, Residency
     from proxy.rewrite.facts import ModelFacts
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow, Sink
 
     Prepares = Callable[[], Awaitable[Outgoing]]
 

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from proxy.admission.gate import Place
     from proxy.errors import PilotlightError
     from proxy.observe.timeline import Timeline
-    from proxy.relay.delivery import Flow
     from proxy.residency.service import Residency
     from proxy.rewrite.facts import ModelFacts
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow, Sink
     from proxy.wire.http1 import ReplyHead
     from proxy.wire.routes import Family
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from proxy.errors import PilotlightError, ShuttingDown, UpstreamBroken
 from proxy.reuse.recording import Replay, Tape
 
 if TYPE_CHECKING:
-    from proxy.upstream.exchange import Sink
+    from proxy.upstream.exchange import Flow, Sink
     from proxy.wire.http1 import ReplyHead
 
 LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -26,22 +26,7 @@ LIMIT_BYTES: Final = 16 * 1024 * 1024
 TOO_SLOW: Final = "the client takes a shared reply too slowly"
 
 
-class Flow(Protocol):
-    """The exchange, as far as it is steered (``relay.delivery.Flow``)."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None: ...
-
-    @property
-    def open_chunk(self) -> tuple[int, bool]: ...
-
-
-Start = Callable[["Sink"], Awaitable[Flow]]
+Start = Callable[["Sink"], Awaitable["Flow"]]
 
 
 class Shared:

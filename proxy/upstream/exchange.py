@@ -64,6 +64,24 @@ class Sink(Protocol):
         """The exchange failed; ``on_head`` may or may not have been called. Nothing follows."""
 
 
+class Flow(Protocol):
+    """One reply on its way to a sink, as far as whoever gets it steers it."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None:
+        """Stop: the sink is not called any more. Safe to call at any time."""
+
+    def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None:
+        """Offer what is read between two chunks to this, before the sink; where others stand before it, nothing."""
+
+    @property
+    def open_chunk(self) -> tuple[int, bool]:
+        """``(owed_bytes, owes_line_end)`` of the chunk of which a part is out."""
+
+
 # Plain numbers: before Python 3.12 a look at an enumeration's member is a call of its own, and there is one per token.
 _IDLE: Final = 0
 _HEAD: Final = 1
