@@ -44,8 +44,7 @@ class Deadlines(NamedTuple):
 DEADLINES: Final = Deadlines()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Inbound:
+class Inbound(NamedTuple):
     """What the listening port hands in.
 
     Attributes:

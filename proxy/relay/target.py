@@ -5,8 +5,7 @@ Source: RFC 9112 sections 3.2 and 6.1; reliability notes on what aiohttp 3.14.5 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.errors import (
     BadRequest,
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from proxy.wire.headers import Field
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where a request goes.
 
     Attributes:

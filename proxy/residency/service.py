@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxy.errors import LoadFailed, UpstreamTimeout
 from proxy.residency.checklist import Checklist
@@ -49,10 +49,10 @@ _LOAD_OUTLIVES_WAITERS: Final = 3
 # Of combinations of name and options per runner; a client that never repeats itself gains nothing and fills nothing.
 _MOST_DECIDED: Final = 64
 _NO_OPTIONS: Final[frozenset[str]] = frozenset()
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What residency wants of one request.
 
     Attributes:
@@ -66,7 +66,7 @@ class Prepared:
         kept: It is for a kept model.
     """
 
-    set_options: Mapping[str, object] = field(default_factory=dict)
+    set_options: Mapping[str, object] = _NOTHING
     remove_options: frozenset[str] = _NO_OPTIONS
     keep_alive: object | None = None
     told: str = ""
