@@ -7,8 +7,6 @@ without keys, with as many as a team has, and with many more.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
 import json
 import platform
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.admission.ratelimit import RateLimits
+from proxy.bench.proc import without_collections
 from proxy.bench.scheduler import Cost
 from proxy.edge.guard import Guard
 from proxy.edge.keys import hash_key, new_key
@@ -27,7 +26,7 @@ from proxy.relay.target import parse_target
 from proxy.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from proxy.wire.headers import Field
 
@@ -183,7 +182,7 @@ def _key(number: int) -> str:
 def run(times: int, counts: Sequence[int] = COUNTS) -> list[Cost]:
     """Measure every kind of request with every number of keys."""
     costs = []
-    with _without_collections():
+    with without_collections():
         for count in counts:
             _tell(f"{count} keys")
             edge = Edge(count)
@@ -193,16 +192,6 @@ def run(times: int, counts: Sequence[int] = COUNTS) -> list[Cost]:
                 edge.cost(request, min(times, 1_000))
             costs += [edge.cost(request, times) for request in requests]
     return costs
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def describe(costs: Sequence[Cost], times: int) -> str:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import json
 import platform
 import resource
@@ -28,13 +27,13 @@ import uvloop
 from proxy.bench.children import ChildError, pinned
 from proxy.bench.figures import DIRECT, table
 from proxy.bench.load import Caller, LoadError, Streams, request
-from proxy.bench.proc import cpu_s, rss_kib
+from proxy.bench.proc import cpu_s, rss_kib, without_collections
 from proxy.bench.samples import KINDS, QUICK, Extent, Samples
 from proxy.bench.standin import PACE_S, TOKENS
 from proxy.bench.ways import Way, find_nginx, open_ways, processors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -130,19 +129,8 @@ async def run(extent: Extent, nginx: str | None) -> Samples:
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as folder:
         async with open_ways(Path(folder), nginx, _tell) as ways:
             _, others = processors()
-            with pinned(others), _without_collections():
+            with pinned(others), without_collections():
                 return await measure(ways, extent, _tell)
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Our own garbage collector must not fall into a call that is timed."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def describe(samples: Samples, extent: Extent) -> str:

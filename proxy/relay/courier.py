@@ -39,7 +39,7 @@ _RETRY_S: Final = 4.0
 _NOT_SENT_ON_WHEN_READ: Final = _NOT_SENT_ON | {b"accept-encoding"}
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """There is nothing else to do."""
 
 
@@ -102,7 +102,7 @@ class Courier:
         outgoing: Outgoing,
         opens: Opens,
         *,
-        meanwhile: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], None] = nothing,
         holds: Callable[[ReplyHead], bool] | None = None,
     ) -> Delivery:
         """One exchange, and again while Ollama says that its queue is full; then its answer is passed on after all.

@@ -24,7 +24,7 @@ from proxy.reuse.gathering import Gatherer, gather_key
 from proxy.upstream.exchange import UpstreamRequest
 from proxy.upstream.retry import is_queue_full, queue_full_delay_s
 from proxy.wire.gojson import read_object
-from proxy.wire.headers import end_to_end, first
+from proxy.wire.headers import CREDENTIALS, end_to_end, first
 from proxy.wire.names import canonical
 from proxy.wire.routes import Family, classify
 
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 
 # Its vectors have length 1; those of /api/embeddings have not, so that one is left alone.
 _ROUTE: Final = classify("POST", "/api/embed")
-# What a gateway in front of Ollama needs of one client's own head: such a call goes alone. A key of ours is not among
-# the fields any more.
-_PERSONAL: Final = (b"authorization", b"cookie", b"x-api-key")
 
 
 class Collected:
@@ -142,7 +139,8 @@ class Embedding:
         gatherer = self._gatherers.get(model)
         if gatherer is None or call.route is not _ROUTE:
             return False
-        if any(first(call.fields, name) is not None for name in _PERSONAL):
+        # A gateway in front of Ollama may need them: such a call goes alone. A key of ours is not among them any more.
+        if any(first(call.fields, name) is not None for name in CREDENTIALS):
             return False
         key = gather_key(body)
         if key is None:

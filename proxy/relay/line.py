@@ -232,17 +232,16 @@ class Relay:
         Raises:
             PilotlightError: Why not.
         """
-        scope = scope_of(call.method, call.path)
-        # What nobody here knows may be managing under another spelling, as the guard has it.
-        call.is_managing = scope is Scope.MANAGE or (scope is None and call.method not in _SAFE_METHODS)
         now_unix = self._wall_clock()
         try:
             admitted = self._guard.admit(
                 call.method, call.path, call.fields, peer=connection.peer, local=connection.local, now_unix=now_unix
             )
         except PilotlightError:
+            call.is_managing = _manages(call.method, scope_of(call.method, call.path))
             call.client = self._guard.who_of(call.fields, peer=connection.peer, now_unix=now_unix)
             raise
+        call.is_managing = _manages(call.method, admitted.scope)
         call.admitted, call.reply.echo = admitted, admitted.echo
         call.received = call.fields
         if admitted.answer is not None:
@@ -299,6 +298,11 @@ class Relay:
         else:
             timeline.client_disconnect_phase = Phase.QUEUED if timeline.sent is None else Phase.WAITING
             timeline.status = CLIENT_LEFT
+
+
+def _manages(method: str, scope: Scope | None) -> bool:
+    """Whether it stands in the audit log; what nobody knows may be managing under another spelling."""
+    return scope is Scope.MANAGE or (scope is None and method not in _SAFE_METHODS)
 
 
 def _answer_here(call: Call, status: int, fields: list[Field]) -> None:

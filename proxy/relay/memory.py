@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.reuse.key import Keys, bypass_reason, canonical
 from proxy.reuse.recording import Recorder, replay
 from proxy.reuse.shared import Flights
 from proxy.reuse.store import Answers
+from proxy.wire.headers import CREDENTIALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from proxy.wire.gojson import JsonObject
     from proxy.wire.headers import Field
     from proxy.wire.routes import Family
-
-# What an upstream, or a gateway in front of it, may tell people apart by.
-_CREDENTIALS: Final = (b"authorization", b"cookie", b"x-api-key")
 
 
 class Ask(NamedTuple):
@@ -159,5 +157,5 @@ class Memory:
 
 def _credential(fields: Sequence[Field]) -> str:
     """Whose request it is: every such field, because nobody knows which one of several counts."""
-    found = [(name.lower(), value) for name, value in fields if name.lower() in _CREDENTIALS]
+    found = [(name.lower(), value) for name, value in fields if name.lower() in CREDENTIALS]
     return b"\n".join(b"%b:%b" % field for field in sorted(found, key=lambda field: field[0])).decode("latin-1")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from proxy.errors import LoadFailed
 from proxy.observe.timeline import REUSED_CACHE, REUSED_SHARED, Outcome
+from proxy.relay.courier import nothing
 from proxy.relay.turns import SharedRun, Turn
 from proxy.upstream.retry import is_queue_full
 from proxy.wire.routes import Kind
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from proxy.upstream.exchange import Flow, Sink
 
     Prepares = Callable[[], Awaitable[Outgoing]]
-
-
-def _nothing() -> None:
-    """There is nothing else to do."""
 
 
 class Runs:
@@ -106,7 +103,7 @@ class Runs:
         outgoing: Outgoing,
         facts: ModelFacts,
         ask: Ask | None,
-        meanwhile: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Delivery:
         """Run a request in its turn; residency knows of it.
 
