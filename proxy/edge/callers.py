@@ -16,16 +16,19 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.edge.hosts import parse_address
+from proxy.wire.headers import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from proxy.edge.hosts import Address
-    from proxy.wire.headers import Field
+    from proxy.wire.headers import Field, Names
 
 Network = IPv4Network | IPv6Network
 
 UNKNOWN: Final = "unknown"
+# Of what a client may make us remember, times the size of the cache.
+_REMEMBERED: Final = 512
 
 # How the names begin of all fields that speak of somebody else: Forwarded, X-Forwarded-..., X-Real-IP.
 _FORWARDING: Final = frozenset((b"forwarded", b"x-forward", b"x-real-ip"))
@@ -73,23 +76,30 @@ class Callers:
         self._managers = tuple(ip_network(entry) for entry in manage_from)
         # A peer sends many requests, and comparing networks costs more than all the rest.
         self._by_itself = functools.lru_cache(maxsize=256)(self._itself)
+        self._as_proxy = functools.lru_cache(maxsize=256)(self._proxy)
+        self._remembered = functools.lru_cache(maxsize=256)(self._told)
 
     def __repr__(self) -> str:
         return f"<Callers {len(self._trusted)} trusted, {len(self._managers)} managing>"
 
-    def of(self, peer: str, fields: Sequence[Field]) -> Caller:
+    def of(self, peer: str, fields: Sequence[Field], names: Names | None = None) -> Caller:
         """Who this is.
 
         Args:
             peer: Address of the other end of the connection, without a port. One that is no address (a Unix socket) is
                 neither local nor a manager.
             fields: Of the request, as received.
+            names: Theirs, where they are known already.
         """
-        if not [name for name, _ in fields if name[:9].lower() in _FORWARDING]:
+        if not _speaks_for_another(names or names_of(fields)):
             return self._by_itself(peer)
-        address = parse_address(peer)
-        told = self._told(fields) if address is not None and _is_in(address, self._trusted) else None
-        return Caller(told or (peer if address is None else str(address)), True, False, False)
+        address, is_trusted = self._as_proxy(peer)
+        if not is_trusted:
+            return Caller(address, True, False, False)
+        listed, described = _lines(fields, b"x-forwarded-for"), _lines(fields, b"forwarded")
+        is_short = sum(map(len, (*listed, *described))) <= _REMEMBERED
+        told = (self._remembered if is_short else self._told)(listed, described)
+        return Caller(told or address, True, False, False)
 
     def _itself(self, peer: str) -> Caller:
         address = parse_address(peer)
@@ -97,10 +107,15 @@ class Callers:
             return Caller(peer, False, False, False)
         return Caller(str(address), False, address.is_loopback, _is_in(address, self._managers))
 
-    def _told(self, fields: Sequence[Field]) -> str | None:
+    def _proxy(self, peer: str) -> tuple[str, bool]:
+        """Its address, and whether it is believed."""
+        address = parse_address(peer)
+        return (peer, False) if address is None else (str(address), _is_in(address, self._trusted))
+
+    def _told(self, for_lines: tuple[str, ...], forwarded_lines: tuple[str, ...]) -> str | None:
         """The client's address as the trusted proxies tell it; ``None`` where they do not, or not understandably."""
-        listed = self._client(_listed(fields))
-        described = self._client(_described(fields))
+        listed = self._client(_listed(for_lines))
+        described = self._client(_described(forwarded_lines))
         if listed is not None and described is not None and listed != described:
             # One of the two is the client's own: a proxy that sets the one often lets the other through.
             return None
@@ -128,28 +143,35 @@ class Callers:
         return last
 
 
+@functools.lru_cache(maxsize=256)
+def _speaks_for_another(names: Names) -> bool:
+    return any(name[:9] in _FORWARDING for name in names.lower)
+
+
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
-def _lines(fields: Sequence[Field], name: bytes) -> list[str]:
+def _lines(fields: Sequence[Field], name: bytes) -> tuple[str, ...]:
     """The field's lines, the last one first; any byte is a character, so that none is an error."""
-    return [value.decode("latin-1") for key, value in reversed(fields) if key.lower() == name]
+    size = len(name)
+    # The length tells nearly all other fields apart, and costs least.
+    return tuple(value.decode("latin-1") for key, value in reversed(fields) if len(key) == size and key.lower() == name)
 
 
-def _listed(fields: Sequence[Field]) -> Iterator[str]:
+def _listed(lines: Iterable[str]) -> Iterator[str]:
     """The nodes of ``X-Forwarded-For``, from the right. Empty elements are none (RFC 9110 section 5.6.1.2)."""
-    for line in _lines(fields, b"x-forwarded-for"):
+    for line in lines:
         yield from (node for part in reversed(line.split(",")) if (node := part.strip(" \t")))
 
 
-def _described(fields: Sequence[Field]) -> Iterator[str]:
+def _described(lines: Iterable[str]) -> Iterator[str]:
     """The nodes of ``Forwarded``, from the right; an empty one where a line cannot be read.
 
     Each line is read by itself, and only as far as is needed: the left is the client's to write, and an open quote in
     it must not swallow what the proxy added.
     """
-    for line in _lines(fields, b"forwarded"):
+    for line in lines:
         yield from reversed(_elements(line) or [""])
 
 

@@ -25,13 +25,14 @@ from proxy.edge.keys import Key, Keys, presented_in
 from proxy.edge.origins import Origins, preflight
 from proxy.edge.scopes import Scope, scope_of
 from proxy.errors import Forbidden, PilotlightError
+from proxy.wire.headers import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from proxy.edge.origins import Verdict
     from proxy.settings import Settings
-    from proxy.wire.headers import Field
+    from proxy.wire.headers import Field, Names
 
 _REPLACED: Final = frozenset(
     (b"host", b"origin", b"referer", b"access-control-request-method", b"access-control-request-headers")
@@ -125,9 +126,9 @@ class Guard:
         Raises:
             MisdirectedHost, OriginRefused, Unauthorized, Forbidden, BadRequest: It may not go on.
         """
-        names = _names(fields)
+        names = names_of(fields)
         page = self._admit_page(method, fields, names, local)
-        caller = self._callers.of(peer, fields)
+        caller = self._callers.of(peer, fields, names)
         answer = preflight(method, fields, page.echo)
         if answer is not None:
             return Admitted([], caller, None, Scope.LIVE, page.echo, answer)
@@ -138,8 +139,7 @@ class Guard:
         scope = Scope.LIVE if path == "*" else scope_of(method, path)
         self._admit_scope(caller, key, scope)
         without = _REPLACED_WITH_KEY if key is not None else _REPLACED
-        sent_on = [field for field, name in zip(fields, names, strict=True) if name not in without]
-        sent_on.insert(0, self._host)
+        sent_on = [self._host, *names.without(fields, without)]
         return Admitted(sent_on, caller, key, scope, page.echo)
 
     def admit_reader(self, method: str, fields: Sequence[Field], *, peer: str, local: str, now_unix: float) -> None:
@@ -148,43 +148,44 @@ class Guard:
         Raises:
             MisdirectedHost, OriginRefused, Unauthorized, Forbidden, BadRequest: It may not be answered.
         """
-        names = _names(fields)
+        names = names_of(fields)
         page = self._admit_page(method, fields, names, local)
         key = self._find(fields, names, now_unix)
         if page.needs_key and key is None:
             raise keys.refusal()
-        self._admit_scope(self._callers.of(peer, fields), key, Scope.READ)
+        self._admit_scope(self._callers.of(peer, fields, names), key, Scope.READ)
 
     def who_of(self, fields: Sequence[Field], *, peer: str, now_unix: float) -> str:
         """Who was refused, for the log: the key's name where a good one was shown, or the address."""
+        names = names_of(fields)
         try:
-            key = self._find(fields, _names(fields), now_unix)
+            key = self._find(fields, names, now_unix)
         except PilotlightError:
             key = None
-        return f"key:{key.name}" if key is not None else self._callers.of(peer, fields).address
+        return f"key:{key.name}" if key is not None else self._callers.of(peer, fields, names).address
 
     def echo_of(self, method: str, fields: Sequence[Field], local: str) -> bytes | None:
         """The page that is told that it may read what its request is refused with; for ``reply_fields``."""
         try:
-            return self._admit_page(method, fields, _names(fields), local).echo
+            return self._admit_page(method, fields, names_of(fields), local).echo
         except PilotlightError:
             return None
 
-    def _admit_page(self, method: str, fields: Sequence[Field], names: list[bytes], local: str) -> Verdict:
-        host = _value(fields, names, b"host")
+    def _admit_page(self, method: str, fields: Sequence[Field], names: Names, local: str) -> Verdict:
+        host = names.first(fields, b"host")
         if not self._hosts.allows(host, local):
             raise hosts.refusal()
-        origin, site = _value(fields, names, b"origin"), _value(fields, names, b"sec-fetch-site")
+        origin, site = names.first(fields, b"origin"), names.first(fields, b"sec-fetch-site")
         verdict = self._origins.verdict(origin, host, site, method)
         if not verdict.allowed:
             raise origins.refusal()
         return verdict
 
-    def _find(self, fields: Sequence[Field], names: list[bytes], now_unix: float) -> Key | None:
+    def _find(self, fields: Sequence[Field], names: Names, now_unix: float) -> Key | None:
         """The key that is shown. Where there are no keys, what clients send because they must counts for nothing."""
-        if not len(self._keys) or (b"authorization" not in names and b"x-api-key" not in names):
+        if not len(self._keys) or (b"authorization" not in names.at and b"x-api-key" not in names.at):
             return None
-        presented = presented_in(fields)
+        presented = presented_in(fields, names)
         if presented is None:
             return None
         key = self._keys.find(presented, now_unix)
@@ -209,13 +210,3 @@ class Guard:
                 raise Forbidden(f"who may {what} without a key is set in edge.manage_from")
         elif not (caller.is_local or caller.may_manage or self._allows_anonymous):
             raise keys.refusal()
-
-
-def _names(fields: Sequence[Field]) -> list[bytes]:
-    """Of all fields, in lower case: written once, and then looked through by several questions."""
-    return [name.lower() for name, _ in fields]
-
-
-def _value(fields: Sequence[Field], names: list[bytes], name: bytes) -> bytes | None:
-    """The first value of a field."""
-    return fields[names.index(name)][1] if name in names else None

@@ -7,6 +7,7 @@ without a key may do. A key itself is never kept, shown or handed on: from here 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import math
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.admission.priority import Priority, parse_priority
 from proxy.errors import BadRequest, Forbidden, Unauthorized
+from proxy.wire.headers import names_of
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from proxy.settings import ApiKey
-    from proxy.wire.headers import Field
+    from proxy.wire.headers import Field, Names
 
 KEY_BYTES: Final = 32
 _PREFIX: Final = "pl_"
@@ -52,7 +54,7 @@ def hash_key(key: str) -> str:
     return _HASH_PREFIX + _digest(key).hex()
 
 
-def presented_in(fields: Sequence[Field]) -> str | None:
+def presented_in(fields: Sequence[Field], names: Names | None = None) -> str | None:
     """The key that a request shows, in ``X-API-Key`` or as a bearer token.
 
     Another scheme of ``Authorization`` shows none, and neither does an empty field. What is not ASCII comes back as it
@@ -61,20 +63,23 @@ def presented_in(fields: Sequence[Field]) -> str | None:
     Raises:
         BadRequest: It shows two that differ. Which of them counts would depend on who reads it.
     """
+    names = names or names_of(fields)
     presented: str | None = None
-    for name, value in fields:
-        # The length tells nearly all other fields apart, and costs least.
-        if len(name) == 9 and name.lower() == b"x-api-key":
-            key = value.decode("latin-1").strip()
-        elif len(name) == 13 and name.lower() == b"authorization":
-            match = _BEARER.match(value.decode("latin-1").strip())
+    for place in _places(names):
+        key = fields[place][1].decode("latin-1").strip()
+        if names.lower[place] == b"authorization":
+            match = _BEARER.match(key)
             key = "" if match is None else match[1].strip()
-        else:
-            continue
         if key and presented is not None and key != presented:
             raise BadRequest("the request shows two API keys that differ; send one of X-API-Key and Authorization")
         presented = key or presented
     return presented
+
+
+@functools.lru_cache(maxsize=256)
+def _places(names: Names) -> tuple[int, ...]:
+    """Where the fields stand that may show a key."""
+    return tuple(place for place, name in enumerate(names.lower) if name in (b"authorization", b"x-api-key"))
 
 
 @dataclass(frozen=True, slots=True)

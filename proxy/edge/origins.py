@@ -14,12 +14,13 @@ To be asked after ``hosts``: under a rebound name the attacker's page is same-or
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.edge.hosts import parse_authority
 from proxy.errors import OriginRefused
-from proxy.wire.headers import Field, first
+from proxy.wire.headers import Field, Names, first, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,6 +71,8 @@ class Verdict(NamedTuple):
     needs_key: bool = False
 
 
+# Of what a stranger may make us remember, times the size of the cache.
+_REMEMBERED_BYTES: Final = 512
 _REFUSED: Final = Verdict(False, None)
 _NO_PAGE: Final = Verdict(True, None)
 
@@ -101,6 +104,8 @@ class Origins:
                 raise ValueError(f"{entry!r} is not an origin: scheme://host or scheme://host:port, without a path")
         self._exact = frozenset(exact)
         self._patterns = tuple(patterns)
+        # A page asks often, and reading its origin costs more than all that is decided with it.
+        self._remembered = functools.lru_cache(maxsize=256)(self._about)
 
     def __repr__(self) -> str:
         return f"<Origins {'any' if self._is_open else f'{len(self._exact) + len(self._patterns)} configured'}>"
@@ -119,6 +124,11 @@ class Origins:
             # took it away.
             is_foreign = sec_fetch_site is not None and sec_fetch_site.strip().lower() == b"cross-site"
             return _REFUSED if is_foreign and method not in _SAFE_METHODS else _NO_PAGE
+        if len(origin) + len(host or b"") > _REMEMBERED_BYTES:
+            return self._about(origin, host)
+        return self._remembered(origin, host)
+
+    def _about(self, origin: bytes, host: bytes | None) -> Verdict:
         if origin == b"null":
             return self._listed_or_open(origin, is_listed=origin in self._exact)
         parts = _read(origin)
@@ -194,34 +204,41 @@ def preflight(method: str, fields: Sequence[Field], echo: bytes | None) -> list[
     return [*_PREFLIGHT] if echo is None else [(b"Access-Control-Allow-Origin", echo), *_PREFLIGHT]
 
 
-def reply_fields(fields: Iterable[Field], echo: bytes | None) -> list[Field]:
+def reply_fields(fields: Sequence[Field], echo: bytes | None) -> list[Field]:
     """A reply's fields with our word about CORS in place of the upstream's.
 
     Args:
         fields: Of a reply of the upstream's or of our own.
         echo: As :meth:`Origins.verdict` says.
     """
-    kept = [field for field in fields if field[0][:15].lower() != b"access-control-"]
+    names = names_of(fields)
+    kept = names.without(fields, _cors(names))
     if echo is None:
         return kept
     kept += ((b"Access-Control-Allow-Origin", echo), (b"Access-Control-Expose-Headers", _EXPOSED))
-    _vary_by_origin(kept)
+    if b"vary" in names.at:
+        _vary_by_origin(kept)
+    else:
+        kept.append((b"Vary", b"Origin"))
     return kept
 
 
+@functools.lru_cache(maxsize=256)
+def _cors(names: Names) -> frozenset[bytes]:
+    """Those in which the upstream speaks of CORS."""
+    return frozenset(name for name in names.lower if name.startswith(b"access-control-"))
+
+
 def _vary_by_origin(fields: list[Field]) -> None:
-    last = None
+    last = 0
     for place, (name, value) in enumerate(fields):
         if len(name) == 4 and name.lower() == b"vary":
             named = [part.strip().lower() for part in value.split(b",")]
             if b"origin" in named or b"*" in named:
                 return
             last = place
-    if last is None:
-        fields.append((b"Vary", b"Origin"))
-    else:
-        name, value = fields[last]
-        fields[last] = (name, value + b", Origin" if value.strip() else b"Origin")
+    name, value = fields[last]
+    fields[last] = (name, value + b", Origin" if value.strip() else b"Origin")
 
 
 def refusal() -> OriginRefused:

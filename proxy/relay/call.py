@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from proxy.admission.priority import NORMAL
 from proxy.errors import BodyTooLarge, PilotlightError, RequestTimeout
-from proxy.wire.headers import Field, first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.observe.timeline import Timeline
     from proxy.relay.delivery import Delivery
     from proxy.relay.reply import ClientConnection, ClientReply
+    from proxy.wire.headers import Field, Names
     from proxy.wire.routes import Route
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -77,6 +77,7 @@ class Call:
         path: Origin form, with query, as received.
         fields: The request's: as received, ``Host`` standing for an absolute-form target's authority; once admitted,
             as they go on.
+        names: Of these fields.
         body: The client's, to be read once.
         route: Its row in the table.
         reply: Its answer.
@@ -98,6 +99,7 @@ class Call:
     method: str
     path: str
     fields: list[Field]
+    names: Names
     body: StreamReader
     route: Route
     reply: ClientReply
@@ -124,9 +126,13 @@ class Call:
         elif self.task is not None:
             self.task.cancel()
 
+    def given(self, name: bytes) -> bytes | None:
+        """The first value of a field of the request, or ``None``. ``name`` in lower case."""
+        return self.names.first(self.fields, name)
+
     def invite_body(self) -> None:
         """Answer ``Expect: 100-continue``, now that the body is wanted (RFC 9110 section 10.1.1)."""
-        expect = first(self.fields, b"expect")
+        expect = self.given(b"expect")
         if expect is not None and expect.strip().lower() == b"100-continue":
             self.send_interim(_CONTINUE)
 
@@ -136,7 +142,7 @@ class Call:
         Raises:
             BodyTooLarge: It is longer than the limit; at most one read more than that was taken.
         """
-        told = first(self.fields, b"content-length")
+        told = self.given(b"content-length")
         if told is not None and told.isdigit() and int(told) > limit_bytes:
             raise BodyTooLarge(_too_large(limit_bytes))
         self.invite_body()

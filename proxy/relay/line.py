@@ -21,7 +21,7 @@ from proxy.observe.timeline import Outcome, Phase, Timeline
 from proxy.relay.call import DEADLINES, Call, Deadlines, Inbound
 from proxy.relay.reply import ClientConnection, ClientReply
 from proxy.relay.target import Target, parse_target, refuse_elsewhere, refuse_loop, refuse_unfit
-from proxy.wire.headers import Field, first, has_token, valid_request_id
+from proxy.wire.headers import Field, has_token, names_of, valid_request_id
 from proxy.wire.routes import Family, Kind, classify
 from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separator
 
@@ -169,7 +169,8 @@ class Relay:
             is_head=method == "HEAD",
             close=inbound.close or self.closing,
         )
-        given_id = first(fields, b"x-request-id")
+        names = names_of(fields)
+        given_id = names.first(fields, b"x-request-id")
         request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else self._new_id()
         timeline = Timeline(
             request_id=request_id,
@@ -178,7 +179,7 @@ class Relay:
             route=route.template,
             method=method,
             received=inbound.received,
-            trace_id=_trace_id(first(fields, b"traceparent")),
+            trace_id=_trace_id(names.first(fields, b"traceparent")),
         )
         added: list[Field] = [(b"X-Request-Id", request_id.encode())]
         if route.family is Family.ANTHROPIC:
@@ -189,6 +190,7 @@ class Relay:
             method,
             target.path,
             list(fields),
+            names,
             inbound.body,
             route,
             reply,
@@ -207,7 +209,7 @@ class Relay:
         self._admit(call, connection)
         if call.reply.ended:
             return
-        if has_token(call.fields, b"connection", b"upgrade"):
+        if b"connection" in call.names.at and has_token(call.fields, b"connection", b"upgrade"):
             # Relayed as a plain request; what follows it on this connection is not read as another one.
             call.reply.close = True
         if call.path == "*":
@@ -247,7 +249,7 @@ class Relay:
         if admitted.answer is not None:
             _answer_here(call, 204, admitted.answer)
             return
-        call.fields = admitted.fields
+        call.fields, call.names = admitted.fields, names_of(admitted.fields)
         if admitted.key is not None:
             call.client, call.timeline.key = admitted.who, admitted.key.name
         elif admitted.caller.is_forwarded:

@@ -15,7 +15,7 @@ from proxy.errors import (
     NotImplementedHere,
     VersionNotSupported,
 )
-from proxy.wire.headers import first
+from proxy.wire.headers import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,9 +84,12 @@ def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field])
         raise MethodNotAllowed("CONNECT is not offered here")
     if version not in ((1, 0), (1, 1)):
         raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    for name, value in fields:
-        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            raise NotImplementedHere("the only transfer coding is chunked")
+    names = names_of(fields)
+    if b"transfer-encoding" in names.at:
+        for (_, value), name in zip(fields, names.lower, strict=True):
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise NotImplementedHere("the only transfer coding is chunked")
+    for _, value in fields:
         if not value.isascii():
             try:
                 value.decode()
@@ -100,6 +103,5 @@ def refuse_loop(fields: Sequence[Field], own_name: bytes) -> None:
     Raises:
         MisdirectedLoop: Our name stands in ``Via`` (RFC 9110 section 7.6.3).
     """
-    earlier = first(fields, b"via")
-    if earlier is not None and any(name.lower() == b"via" and own_name in value for name, value in fields):
+    if b"via" in names_of(fields).at and any(name.lower() == b"via" and own_name in value for name, value in fields):
         raise MisdirectedLoop("this request has already been through this proxy: upstream.url points back at it")

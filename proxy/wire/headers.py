@@ -6,8 +6,10 @@ as it was sent. Source: RFC 9110 section 7.6.1 (hop-by-hop fields and those that
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import TYPE_CHECKING
+from itertools import compress
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,23 +38,93 @@ CREDENTIALS = (b"authorization", b"cookie", b"x-api-key")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def end_to_end(fields: Sequence[Field], without: frozenset[bytes] = frozenset()) -> list[Field]:
+# What a stranger may make us remember of names is this much, times the size of the caches.
+_REMEMBERED_BYTES: Final = 2048
+_REMEMBERED: Final = 256
+
+
+class Names:
+    """The names of a head's fields, in the order of the fields.
+
+    A client sends the same names with each of its requests, and many questions are asked about them: so they are read
+    once, and the same object stands for the same names.
+
+    Attributes:
+        lower: All, in lower case.
+        at: Where each stands first.
+    """
+
+    __slots__ = ("at", "lower")
+
+    def __init__(self, lower: tuple[bytes, ...]) -> None:
+        self.lower = lower
+        self.at = {name: place for place, name in reversed(tuple(enumerate(lower)))}
+
+    def __repr__(self) -> str:
+        return f"<Names {len(self.lower)}>"
+
+    def first(self, fields: Sequence[Field], name: bytes) -> bytes | None:
+        """The first value of a field, or ``None``.
+
+        Args:
+            fields: Those whose names these are.
+            name: In lower case.
+        """
+        place = self.at.get(name)
+        return None if place is None else fields[place][1]
+
+    def without(self, fields: Sequence[Field], dropped: frozenset[bytes]) -> list[Field]:
+        """The fields that do not have one of these names, in lower case."""
+        return list(compress(fields, _kept(self, dropped)))
+
+
+def names_of(fields: Sequence[Field]) -> Names:
+    """Their names."""
+    # No name has a line end in it: the parser of a message would have ended the line there.
+    joined = b"\n".join([name for name, _ in fields])
+    return _remembered(joined) if 0 < len(joined) <= _REMEMBERED_BYTES else _read(joined)
+
+
+def _read(joined: bytes) -> Names:
+    return Names(tuple(joined.lower().split(b"\n")) if joined else ())
+
+
+_remembered = functools.lru_cache(maxsize=_REMEMBERED)(_read)
+
+
+@functools.lru_cache(maxsize=2 * _REMEMBERED)
+def _kept(names: Names, dropped: frozenset[bytes]) -> tuple[bool, ...]:
+    return tuple(name not in dropped for name in names.lower)
+
+
+def end_to_end(
+    fields: Sequence[Field], without: frozenset[bytes] = frozenset(), names: Names | None = None
+) -> list[Field]:
     """Drop the fields that are meant for one hop.
 
     Args:
         fields: As received.
         without: Further names to drop, lower case.
+        names: Of the fields, where they are known already.
     """
-    names = [name.lower() for name, _ in fields]
-    if b"connection" in names:
-        without |= _named_in_connection(fields, names)
-    return [field for field, name in zip(fields, names, strict=True) if name not in _HOP_BY_HOP and name not in without]
+    names = names or names_of(fields)
+    dropped = _with_hop_by_hop(without)
+    if b"connection" in names.at and (named := _named_in_connection(fields, names) - dropped):
+        # Of the sender's choice: not to be remembered.
+        dropped |= named
+        return [field for field, name in zip(fields, names.lower, strict=True) if name not in dropped]
+    return names.without(fields, dropped)
 
 
-def _named_in_connection(fields: Sequence[Field], names: Sequence[bytes]) -> frozenset[bytes]:
-    values = [value for (_, value), name in zip(fields, names, strict=True) if name == b"connection"]
+@functools.lru_cache(maxsize=32)
+def _with_hop_by_hop(without: frozenset[bytes]) -> frozenset[bytes]:
+    return _HOP_BY_HOP | without
+
+
+def _named_in_connection(fields: Sequence[Field], names: Names) -> frozenset[bytes]:
+    values = [value for (_, value), name in zip(fields, names.lower, strict=True) if name == b"connection"]
     named = {token.strip().lower() for value in values for token in value.split(b",")}
-    return frozenset(named - _NEVER_NAMED_AWAY)
+    return frozenset(named - _NEVER_NAMED_AWAY) & names.at.keys()
 
 
 def first(fields: Iterable[Field], name: bytes) -> bytes | None:
