@@ -1,7 +1,7 @@
 """The admin port: health, metrics, recent requests, models, statistics. Nothing here shows a prompt.
 
-Read-only: GET and HEAD. Every answer but ``/metrics`` and ``/`` is JSON, errors among them. What the pages show is
-handed in as callables, so that this module knows neither the relay nor the keeper.
+Read-only: GET and HEAD. Every answer but ``/metrics`` and those for people is JSON, errors among them. What the pages
+show is handed in as callables, so that this module knows neither the relay nor the keeper.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from aiohttp import web
 
+from proxy.server import live
 from proxy.server.boundary import errors_as_json
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from proxy.observe.stats import Stats
 
 
-# For health checks, which have no key and name the machine as they like.
-_FOR_EVERYONE = frozenset(("/livez", "/readyz", "/healthz"))
+# For health checks, which have no key and name the machine as they like; and the live page, which has no figures.
+_FOR_EVERYONE = frozenset(("/livez", "/readyz", "/healthz", "/", *live.PATHS))
 
 
 class Page(NamedTuple):
@@ -38,7 +39,8 @@ class Page(NamedTuple):
 
 
 PAGES = (
-    Page("/", "this list"),
+    Page("/", "the live page"),
+    Page("/pages", "this list"),
     Page("/livez", "200 while the process runs"),
     Page("/readyz", "200 when requests will be answered without a load; ?verbose tells why not"),
     Page("/healthz", "another name of /readyz"),
@@ -157,7 +159,11 @@ def build_admin(
         settle=settle,
     )
     app = web.Application(middlewares=[errors_as_json, *([] if guard is None else [_guarded(guard)])])
-    app.router.add_get("/", pages.index)
+    page = live.LivePage()
+    app.router.add_get("/", page.page)
+    for path in live.PATHS:
+        app.router.add_get(path, page.file)
+    app.router.add_get("/pages", pages.index)
     app.router.add_get("/livez", pages.livez)
     app.router.add_get("/readyz", pages.readyz)
     app.router.add_get("/healthz", pages.readyz)

@@ -10,6 +10,7 @@ from proxy.observe.metrics import Metrics
 from proxy.observe.recent import Recent
 from proxy.observe.stats import Stats
 from proxy.observe.timeline import Timeline
+from proxy.server import live
 from proxy.server.admin import PAGES, build_admin
 from proxy.wire.routes import Family
 
@@ -156,8 +157,23 @@ async def test_models_and_statistics_are_shown(
 
 
 async def test_the_index_names_every_page(client: TestClient[web.Request, web.Application], behind: Behind) -> None:
-    text = await (await client.get("/")).text()
+    text = await (await client.get("/pages")).text()
     routes = {route.resource.canonical for route in behind.app().router.routes() if route.resource is not None}
 
-    assert routes == set(PATHS)
+    assert routes - set(live.PATHS) == set(PATHS)
     assert all(path in text for path in PATHS)
+
+
+@pytest.mark.parametrize("path", ["/", *live.PATHS])
+async def test_the_live_page_lets_nothing_in_from_elsewhere(
+    client: TestClient[web.Request, web.Application], path: str
+) -> None:
+    reply = await client.get(path)
+    policy = reply.headers["Content-Security-Policy"]
+    assert reply.status == 200
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'")
+    assert "frame-ancestors 'none'" in policy
+    text = await reply.text()
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    assert "innerHTML" not in text
