@@ -37,7 +37,8 @@ class Recent:
     def add(self, row: Mapping[str, Any], finished_unix: float) -> None:
         """Note a row, and the time of day at which its request ended: seconds since 1970."""
         at = datetime.fromtimestamp(finished_unix, UTC).isoformat(timespec="milliseconds")
-        self._rows.append(orjson.dumps({"finished_at": at, **row}))
+        # A copy, because orjson gives back the whole 8 KiB block that it wrote into (3.13; docs/profiling.md).
+        self._rows.append(bytes(memoryview(orjson.dumps({"finished_at": at, **row}))))
 
     def page(self, limit: int | None = None) -> bytes:
         """``{"requests": [...]}`` as JSON, newest first, of at most ``limit`` rows."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import orjson
 
 from proxy.observe.recent import LIMIT, Recent
@@ -29,3 +31,18 @@ def test_a_thousand_are_kept() -> None:
 
 def test_an_empty_ring_is_a_page_too() -> None:
     assert Recent().page() == b'{"requests":[]}'
+
+
+def test_a_row_takes_about_as_much_memory_as_it_is_long() -> None:
+    # orjson gives back the 8 KiB that it wrote into, however little is in them.
+    row = {f"name{n}": "a value" for n in range(30)}
+    recent = Recent(limit=100)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            recent.add(row, 1_800_000_000.25)
+        per_row = tracemalloc.get_traced_memory()[0] / 100
+    finally:
+        tracemalloc.stop()
+
+    assert per_row < 2 * len(orjson.dumps(row))
