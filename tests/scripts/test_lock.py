@@ -22,6 +22,14 @@ def pins(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
+def asked_by(group: str) -> set[str]:
+    """The packages that a group names, those of the groups in it among them."""
+    found: set[str] = set()
+    for entry in PROJECT["dependency-groups"][group]:
+        found |= {name_of(entry)} if isinstance(entry, str) else asked_by(entry["include-group"])
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_requirement_is_the_locked_version_and_has_its_hashes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -36,8 +44,8 @@ def test_every_requirement_is_the_locked_version_and_has_its_hashes(path: Path) 
 def test_what_the_project_asks_for_is_locked() -> None:
     run, dev = pins(ROOT / "requirements" / "run.txt"), pins(ROOT / "requirements" / "dev.txt")
     assert {name_of(text) for text in PROJECT["project"]["dependencies"]} <= set(run)
-    groups = PROJECT["dependency-groups"]
-    assert {name_of(text) for text in [*groups["dev"], *groups["build"]]} <= set(dev)
+    assert asked_by("dev") | asked_by("build") <= set(dev)
+    assert asked_by("clients") <= set(pins(ROOT / "requirements" / "clients.txt"))
     assert run.items() <= dev.items()
 
 

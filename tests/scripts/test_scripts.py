@@ -29,9 +29,12 @@ def test_continuous_integration_runs_the_test_script_and_nothing_else() -> None:
 
 
 def test_the_set_up_installs_the_locked_packages_without_resolving_any() -> None:
-    installs = [line for line in commands(ROOT / "scripts" / "setup") if "pip install" in line]
-    assert len(installs) == 2
-    assert all(" --no-deps " in line for line in installs)
+    lines = commands(ROOT / "scripts" / "setup")
+    assert [line.count("--no-deps") for line in lines if "pip" in line and "install" in line] == [1]
+    installs = [line for line in lines if "install --" in line and "pip" not in line]
+    assert ["--require-hashes" in line for line in installs] == [True, False]
+    assert "--no-build-isolation" in installs[1]
+    assert [line.split()[:2] for line in lines if line.lstrip().startswith("npm")] == [["npm", "ci"]]
 
 
 def test_the_summary_of_the_tests_is_the_last_line() -> None:
