@@ -14,7 +14,7 @@ from proxy.settings import Settings
 from tests.peers import Answering, RawClient, Script, ScriptedUpstream, Seen, client, until, upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
 MODEL = "tiny"
@@ -135,6 +135,7 @@ async def staged(
     own: Callable[[Seen, Answering], Awaitable[None]] = answer_own_call,
     awaits_model: bool = True,
     deadlines: Deadlines = DEADLINES,
+    fallback_keys: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """A proxy that keeps one model, ready.
@@ -144,6 +145,7 @@ async def staged(
         own: Answers the proxy's own calls.
         awaits_model: Begin when everything is known of the model; else when the upstream was seen.
         deadlines: For clients that send.
+        fallback_keys: As the environment would have them.
         settings: Beside the addresses.
     """
 
@@ -151,7 +153,7 @@ async def staged(
         await (own if is_own_call(seen) else stage.script)(seen, reply)
 
     async with upstream(dispatch) as server:
-        proxy = Proxy(make_settings(server.url, **settings), deadlines=deadlines)
+        proxy = Proxy(make_settings(server.url, **settings), deadlines=deadlines, fallback_keys=fallback_keys)
         stage = Stage(server, proxy, script)
         try:
             await proxy.start()

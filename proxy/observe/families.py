@@ -130,6 +130,9 @@ class Families:
         self.expires = self._gauge(
             "pilotlight_model_expires_timestamp_seconds", "When Ollama will unload the model", "model"
         )
+        self.state = self._gauge(
+            "pilotlight_model_state", "1 for the state that a kept model is in, 0 for the others", "model", "state"
+        )
         self.failed = self._gauge("pilotlight_model_failed", "1 if a kept model cannot be resident", "model", "reason")
         self.preloads = self._counter("pilotlight_preloads_total", "Loads made by the proxy", "model", "result")
         self.reloads = self._counter("pilotlight_model_reloads_total", "Reloads seen, by cause", "model", "cause")

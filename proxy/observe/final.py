@@ -10,7 +10,8 @@ How replies end (Ollama v0.24.0: server/routes.go, middleware/openai.go, middlew
 * ``/v1/chat/completions``, ``/v1/completions``: ``data: [DONE]``. When the model's runner dies, the stream ends with a
   chunk whose ``model`` is empty, without an error and without ``[DONE]``: an empty ``model`` means failure.
 * ``/v1/messages``: the event ``message_stop``; usage is in the ``message_delta`` before it.
-* ``/v1/responses``: the event ``response.completed``, which repeats the whole text; usage is near its end.
+* ``/v1/responses``: the event ``response.completed`` (or ``incomplete``), which repeats the whole text; usage is near
+  its end. ``response.failed`` has its error inside.
 """
 
 from __future__ import annotations
@@ -158,12 +159,13 @@ def _read_events(tail: bytes, family: Family) -> FinalRecord | None:
             continue
         event = _parse(line[6:]) if line.startswith(b"data: ") else None
         if event is None:
-            if line.endswith(b'"type":"response.completed"}'):
+            if line.endswith((b'"type":"response.completed"}', b'"type":"response.incomplete"}')):
                 return _measured(line, _numbers(line))
             continue
         kind = event.get("type")
         if kind in ("error", "response.failed") or event.get("error"):
-            return FinalRecord(complete=False, failed=True, error=_error_text(event.get("error")))
+            error = event.get("error") or _object(event.get("response")).get("error")
+            return FinalRecord(complete=False, failed=True, error=_error_text(error))
         if event.get("model") == "" and family is Family.OPENAI and not complete:
             return FinalRecord(complete=False, failed=True)
         if kind in ("response.completed", "response.incomplete"):

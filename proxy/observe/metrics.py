@@ -24,7 +24,7 @@ from proxy.observe.series import EndpointSeries, ModelSeries
 from proxy.observe.timeline import REUSED_CACHE, Outcome, Phase, parts, start, total_s, ttft_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
     from prometheus_client.registry import Collector
@@ -66,6 +66,7 @@ class Metrics:
         self._routes: set[str] = set()
         self._running: set[str] = set()
         self._failed: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._precreate()
@@ -225,6 +226,18 @@ class Metrics:
         if reason_kind:
             self._failed[label] = one_of(reason_kind, labels.FAILURE_REASONS)
             self._families.failed.labels(label, self._failed[label]).set(1)
+
+    def model_states(self, states: Mapping[str, str]) -> None:
+        """Where the kept models stand, each in one of ``labels.MODEL_STATES``; others are not kept any more."""
+        now = {self.model_label(name): state for name, state in states.items()}
+        if now == self._states:
+            return
+        for label in self._states.keys() - now.keys():
+            self._families.state.remove_by_labels({"model": label})
+        for label, state in now.items():
+            for known in labels.MODEL_STATES:
+                self._families.state.labels(label, known).set(1 if known == state else 0)
+        self._states = now
 
     # --- which models there are ---
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.rewrite.fields import KNOWN_NAMES, fits
+from proxy.rewrite.v1.reply import mapper
+from proxy.rewrite.v1.request import translate
 from proxy.wire.durations import parse_keep_alive
-from proxy.wire.gojson import JsonObject, read_nested
+from proxy.wire.gojson import JsonObject, read_nested, read_object
 from proxy.wire.names import is_cloud
-from proxy.wire.routes import Kind
+from proxy.wire.routes import Kind, classify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.rewrite.v1.dialect import Dialect
+    from proxy.rewrite.v1.mapper import Mapper
     from proxy.wire.routes import Route
 
 
@@ -18,15 +25,18 @@ class Asked(NamedTuple):
     """A request for a model that is understood.
 
     Attributes:
-        obj: Its body.
+        route: The native route that it is for.
+        obj: Its body, for that route.
         model: As the client spells it.
         options: The client's ``options``, ``None`` where it sent none.
         keep_alive: The client's value as JSON has it; ``None`` where absent.
         is_load: Nothing to generate from: Ollama only loads the model, or with ``keep_alive`` 0 unloads it.
         is_unload: As said.
         streams: The client wants a stream.
+        new_mapper: Makes what turns a reply to it into one of OpenAI's; ``None`` where a native one was called.
     """
 
+    route: Route
     obj: JsonObject
     model: str
     options: JsonObject | None
@@ -34,6 +44,7 @@ class Asked(NamedTuple):
     is_load: bool
     is_unload: bool
     streams: bool
+    new_mapper: Callable[[], Mapper] | None = None
 
 
 def understand(route: Route, obj: JsonObject | None, *, is_certain: bool = False) -> Asked | None:
@@ -58,6 +69,7 @@ def understand(route: Route, obj: JsonObject | None, *, is_certain: bool = False
     is_load = _is_load(route.kind, obj)
     keep_alive = obj.given("keep_alive")
     return Asked(
+        route=route,
         obj=obj,
         model=model,
         options=read_nested(obj, "options") if obj.given("options") is not None else None,
@@ -66,6 +78,25 @@ def understand(route: Route, obj: JsonObject | None, *, is_certain: bool = False
         is_unload=is_load and keep_alive is not None and parse_keep_alive(keep_alive) == 0,
         streams=route.kind is not Kind.EMBED and obj.given("stream") is not False,
     )
+
+
+def understand_v1(route: Route, obj: JsonObject, dialect: Dialect, number: int) -> Asked | None:
+    """Read a request in OpenAI's words as the native one that Ollama makes of it.
+
+    Args:
+        route: That was called.
+        obj: Its body.
+        dialect: The server's.
+        number: 0 to 998, drawn for the reply's ``id``.
+
+    Returns:
+        ``None`` for what is relayed as it came: other routes, what Ollama refuses, what is not certain to be the same.
+    """
+    translated = translate(route.template, obj, dialect)
+    if translated is None:
+        return None
+    asked = understand(classify("POST", translated.path), read_object(translated.body), is_certain=True)
+    return None if asked is None else asked._replace(new_mapper=functools.partial(mapper, translated, number, dialect))
 
 
 def _is_load(kind: Kind, obj: JsonObject) -> bool:

@@ -17,7 +17,7 @@ from proxy.relay.limits import CLIENT_STALLED, Limits
 from proxy.relay.passing import via_value
 from proxy.upstream.exchange import UpstreamRequest
 from proxy.upstream.retry import is_queue_full, queue_full_delay_s
-from proxy.wire.headers import end_to_end, first
+from proxy.wire.headers import end_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,13 +84,13 @@ class Courier:
         """
         _, mark, query = call.path.partition("?")
         is_read = is_read or outgoing.mapper is not None or outgoing.gather is not None
-        fields = end_to_end(call.fields, _NOT_SENT_ON_WHEN_READ if is_read else _NOT_SENT_ON)
+        fields = end_to_end(call.fields, _NOT_SENT_ON_WHEN_READ if is_read else _NOT_SENT_ON, call.names)
         fields += (
             (b"Content-Length", b"%d" % len(outgoing.body)),
             (b"X-Request-Id", call.timeline.request_id.encode()),
             (b"Via", via_value(call.fields, self._via).encode("latin-1")),
         )
-        if first(fields, b"host") is None:
+        if b"host" not in call.names.at:
             # HTTP/1.0 has none, and we speak 1.1.
             fields.insert(0, (b"Host", authority))
         return UpstreamRequest(call.method, f"{outgoing.path}{mark}{query}", fields, outgoing.body)
@@ -172,6 +172,7 @@ class Courier:
             mapper=outgoing.mapper,
             gather=outgoing.gather,
             holds=holds,
+            family=outgoing.family,
         )
         call.delivery = delivery
         limits = Limits(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.observe.final import TAIL_BYTES, FinalRecord, read_final
@@ -26,30 +26,19 @@ from proxy.wire.shapes import JSON_TYPE, stream_error, stream_separator
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from proxy.relay.mapping import Assembler, FrameMapper
     from proxy.relay.reply import ClientReply
     from proxy.upstream.exchange import Flow
     from proxy.wire.http1 import ReplyHead
+    from proxy.wire.routes import Family
 
 # An error of Ollama's is one line. What is larger is not looked at but passed on.
 _LARGEST_HELD_BYTES: Final = 256 * 1024
 # Pieces whose times and last bytes are noted before they are worked out.
 _MOST_NOTED: Final = 32
+_LENGTH: Final = frozenset((b"content-length",))
 # Of an error that ends a reply under way; every other one is the upstream's.
 _OUTCOMES: Final = {503: Outcome.REJECTED, 504: Outcome.TIMEOUT}
-
-
-class FrameMapper(Protocol):
-    """Turns the frames of one API into those of another: one whole line, or one whole body, at a time."""
-
-    def map_frame(self, line: bytes) -> bytes: ...
-
-
-class Assembler(Protocol):
-    """Puts the frames of one reply together."""
-
-    def add(self, line: bytes) -> None: ...
-
-    def finish(self) -> tuple[int, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +53,7 @@ class Held:
 class _Holding:
     head: ReplyHead
     pieces: list[bytes]
+    size_bytes: int = 0
 
 
 class Delivery:
@@ -78,6 +68,7 @@ class Delivery:
         mapper: Translates every frame, and every error.
         gather: The client asked for no stream; takes the (mapped) frames.
         holds: Whether a reply with this head is kept back for the relay to decide about.
+        family: Whose shapes the reply has when it comes; ``None``: the timeline's.
 
     Attributes:
         done: Resolves when nothing more will come. Never fails; cancelled together with whoever awaits it.
@@ -99,6 +90,7 @@ class Delivery:
         mapper: FrameMapper | None = None,
         gather: Assembler | None = None,
         holds: Callable[[ReplyHead], bool] = lambda head: False,
+        family: Family | None = None,
     ) -> None:
         self._reply = reply
         self._timeline = timeline
@@ -111,7 +103,9 @@ class Delivery:
         self._head: ReplyHead | None = None
         self._holding: _Holding | None = None
         self._lines: LineSplitter | None = None
-        self._tokens = FirstToken(timeline.family)
+        self._family = family or timeline.family
+        # What is gathered is never written as it came; everything else is looked at as the client gets it.
+        self._tokens = FirstToken(self._family if gather is not None else timeline.family)
         self._seeks_tokens = True
         self._is_stream = False
         self._times: list[float] = []
@@ -215,8 +209,15 @@ class Delivery:
 
     def release(self, held: Held) -> None:
         """Pass on what was held, translated where that is due."""
-        body = held.body if self._mapper is None else self._mapper.map_frame(held.body)
-        self._answer(held.head, held.head.status, body)
+        status = held.head.status
+        body = held.body
+        if self._mapper is not None:
+            body = self._mapper.map_body(status, body)
+            if status == 200:
+                self._kept[:] = [held.body[-TAIL_BYTES:]]
+                self._read_final()
+                self._note_finish()
+        self._answer(held.head, status, body)
 
     def fail(self, error: PilotlightError) -> None:
         """End the reply from our side: a limit passed, or we stop."""
@@ -229,7 +230,7 @@ class Delivery:
 
     def _begin(self, head: ReplyHead) -> None:
         self._note_status(head.status)
-        fields = end_to_end(_as_whole(head.fields) if self._gather is not None else head.fields)
+        fields = end_to_end(self._mapped_fields(head, head.status))
         if self._is_stream:
             fields += stream_fields(fields)
         self._reply.start(
@@ -250,8 +251,7 @@ class Delivery:
     def _answer(self, head: ReplyHead, status: int, body: bytes) -> None:
         """A complete reply under a head whose body was replaced."""
         self._note_status(status)
-        replaced = _as_whole(head.fields) if self._gather is not None else list(head.fields)
-        replaced = end_to_end(replaced, frozenset((b"content-length",)))
+        replaced = end_to_end(self._mapped_fields(head, status), _LENGTH)
         replaced.append((b"Content-Length", b"%d" % len(body)))
         reason = head.reason if status == head.status else b""
         self._reply.start(status, reason, replaced + self._own_fields(), has_length=True, held=True)
@@ -259,6 +259,12 @@ class Delivery:
         self._reply.end()
         if self._timeline.first_byte is None:
             self._timeline.first_byte = self._clock()
+
+    def _mapped_fields(self, head: ReplyHead, status: int) -> Sequence[Field]:
+        kind = JSON_TYPE if self._gather is not None else b""
+        if self._mapper is not None:
+            kind = self._mapper.content_type(status) or kind
+        return _with_type(head.fields, kind) if kind else head.fields
 
     def _note_status(self, status: int) -> None:
         self._timeline.status = status
@@ -269,19 +275,24 @@ class Delivery:
 
     def _hold(self, holding: _Holding, payload: bytes) -> None:
         holding.pieces.append(payload)
-        if sum(map(len, holding.pieces)) > _LARGEST_HELD_BYTES:
+        holding.size_bytes += len(payload)
+        # What is to be mapped is held however large it is.
+        if holding.size_bytes > _LARGEST_HELD_BYTES and self._mapper is None:
             self._holding = None
             self._begin(holding.head)
             self._reply.write(b"".join(holding.pieces))
 
-    def _translate(self, lines: list[bytes]) -> None:
+    def _translate(self, lines: list[bytes]) -> bytes:
+        """Map or gather lines; what was written."""
         if self._mapper is not None:
             lines = [self._mapper.map_frame(line) for line in lines]
         if self._gather is None:
-            self._reply.write(lines[0] if len(lines) == 1 else b"".join(lines))
-        else:
-            for line in lines:
-                self._gather.add(line)
+            written = lines[0] if len(lines) == 1 else b"".join(lines)
+            self._reply.write(written)
+            return written
+        for line in lines:
+            self._gather.add(line)
+        return b""
 
     def _deliver_seeking(self, raw: bytes, payload: bytes) -> None:
         """A piece that may hold the first token of the reply, or of its answer."""
@@ -290,7 +301,8 @@ class Delivery:
         if self._lines is None:
             self._reply.write_framed(raw, payload)
         else:
-            self._translate(self._lines.feed(payload))
+            written = self._translate(self._lines.feed(payload))
+            payload = payload if self._gather is not None else written
         if timeline.first_byte is None and self._reply.started:
             timeline.first_byte = self._clock()
         if not self._is_stream:
@@ -335,6 +347,11 @@ class Delivery:
             if self._reply.started:
                 self._cut(self.error)
             return
+        if self._mapper is not None and self._mapper.error and self._gather is None:
+            # The frames ended with an error, and a clean end would be taken for that of an answer.
+            self.error = UpstreamBroken(self._mapper.error)
+            self._cut(self.error)
+            return
         if self._gather is not None and self._lines is not None and self._head is not None:
             try:
                 status, body = self._gather.finish()
@@ -344,11 +361,16 @@ class Delivery:
                 self._answer(self._head, status, body)
         else:
             self._reply.end()
+        self._note_finish()
+
+    def _note_finish(self) -> None:
+        if self._mapper is not None and self._mapper.finish_reason:
+            self._timeline.done_reason = self._mapper.finish_reason
 
     def _read_final(self) -> FinalRecord | None:
         if self._timeline.status not in (0, 200):
             return None
-        record = read_final(b"".join(self._kept), self._timeline.family, stream=self._is_stream)
+        record = read_final(b"".join(self._kept), self._family, stream=self._is_stream)
         if record is not None:
             record.onto(self._timeline)
             if record.failed:
@@ -375,13 +397,13 @@ class Delivery:
             self.done.set_result(None)
 
 
-def _as_whole(fields: Sequence[Field]) -> list[Field]:
-    """The head of a whole reply for that of a stream.
+def _with_type(fields: Sequence[Field], kind: bytes) -> list[Field]:
+    """The fields with another ``Content-Type``.
 
     A stream says ``application/x-ndjson``, and where it fails before its first frame ``application/json``; a whole
     reply adds the charset in both cases (server/routes.go, ``streamResponse``; gin's ``c.JSON`` keeps what was set).
     """
-    return [(name, JSON_TYPE) if name.lower() == b"content-type" else (name, value) for name, value in fields]
+    return [(name, kind) if name.lower() == b"content-type" else (name, value) for name, value in fields]
 
 
 def _is_unfinished(record: FinalRecord | None) -> bool:

@@ -1,7 +1,7 @@
 """Single texts to embed, gathered where the settings say so: each client gets the answer to its own text.
 
-A batch belongs to no client, so it is sent with nothing of a client's head. It is one request to everybody else: one
-place in the queue, one exchange, one set of runner options.
+A batch belongs to no client, so of a client's head it is sent with nothing but the credential that all of its clients
+showed. It is one request to everybody else: one place in the queue, one exchange, one set of runner options.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from proxy.relay.courier import UpstreamBusy
 from proxy.relay.outgoing import compose
 from proxy.relay.turns import Turn
 from proxy.reuse.gathering import Gatherer, gather_key
+from proxy.rewrite.embeddings import as_embed, embedding_error, embedding_list
 from proxy.upstream.exchange import UpstreamRequest
 from proxy.upstream.retry import is_queue_full, queue_full_delay_s
 from proxy.wire.gojson import read_object
-from proxy.wire.headers import CREDENTIALS, end_to_end, first
+from proxy.wire.headers import CREDENTIALS, end_to_end
 from proxy.wire.names import canonical
 from proxy.wire.routes import Family, classify
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from proxy.relay.courier import Exchanges
     from proxy.residency.catalogue import Catalogue
     from proxy.residency.service import Residency
+    from proxy.reuse.gathering import GatherKey
+    from proxy.rewrite.embeddings import EmbeddingAsked
     from proxy.settings import Settings
     from proxy.wire.headers import Field
     from proxy.wire.http1 import ReplyHead
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 
 # Its vectors have length 1; those of /api/embeddings have not, so that one is left alone.
 _ROUTE: Final = classify("POST", "/api/embed")
+# Asks for the same in OpenAI's words, and so goes along as an /api/embed.
+_V1_ROUTE: Final = classify("POST", "/v1/embeddings")
 
 
 class Collected:
@@ -137,31 +142,38 @@ class Embedding:
             PilotlightError: Why there is no answer.
         """
         gatherer = self._gatherers.get(model)
-        if gatherer is None or call.route is not _ROUTE:
+        if gatherer is None or call.route not in (_ROUTE, _V1_ROUTE):
             return False
-        # A gateway in front of Ollama may need them: such a call goes alone. A key of ours is not among them any more.
-        if any(first(call.fields, name) is not None for name in CREDENTIALS):
+        asked = as_embed(read_object(body)) if call.route is _V1_ROUTE else None
+        if asked is not None:
+            body = asked.body
+        elif call.route is _V1_ROUTE:
             return False
-        key = gather_key(body)
+        # A gateway in front of Ollama may need them; a key of ours is not among them any more. OpenAI's clients always
+        # show one, because they must.
+        fields = ((name.lower(), value) for name, value in end_to_end(call.fields))
+        key = gather_key(body, tuple(field for field in fields if field[0] in CREDENTIALS))
         if key is None:
             return False
         timeline = call.timeline
         timeline.sent = self._clock()
-        status, fields, answer = await gatherer.ask(key, body)
+        status, told, answer = await gatherer.ask(key, body)
         timeline.upstream_head = timeline.first_byte = self._clock()
         timeline.status = status
         timeline.outcome = outcome_of(status)
         record = read_final(answer, Family.API, stream=False) if status == 200 else None
         if record is not None:
             record.onto(timeline)
-        fields = [field for field in fields if field[0].lower() != b"content-length"]
-        fields += [(b"Content-Length", b"%d" % len(answer)), *call.added]
-        call.reply.start(status, b"", fields, has_length=True, held=True)
+        if asked is not None:
+            told, answer = _in_openais_words(asked, status, told, answer)
+        told = [field for field in told if field[0].lower() != b"content-length"]
+        told += [(b"Content-Length", b"%d" % len(answer)), *call.added]
+        call.reply.start(status, b"", told, has_length=True, held=True)
         call.reply.write(answer)
         call.reply.end()
         return True
 
-    async def _send(self, body: bytes) -> Reply:
+    async def _send(self, key: GatherKey, body: bytes) -> Reply:
         """One call to Ollama, for the texts of one client or of several; again while it says that its queue is full.
 
         Raises:
@@ -172,7 +184,7 @@ class Embedding:
         max_wait_s = self._settings.scheduler.max_wait_s
         attempt = 0
         while True:
-            reply = await self._run(body)
+            reply = await self._run(key, body)
             if not is_queue_full(reply[0], reply[2]):
                 return reply
             delay_s = queue_full_delay_s(attempt, random.random())  # noqa: S311 - jitter
@@ -183,7 +195,7 @@ class Embedding:
             attempt += 1
             await asyncio.sleep(delay_s)
 
-    async def _run(self, body: bytes) -> Reply:
+    async def _run(self, key: GatherKey, body: bytes) -> Reply:
         asked = understand(_ROUTE, read_object(body))
         facts = await self._catalogue.facts(asked.model) if asked is not None else None
         if asked is None or facts is None:
@@ -191,11 +203,11 @@ class Embedding:
         place = self._gate.slot(facts.weights, facts.name, "batches", NORMAL)
         async with Turn(place, facts, self._residency, None, self._clock):
             prepared = await self._residency.prepare(facts, asked.options, keep_alive=asked.keep_alive)
-            outgoing = compose(_ROUTE, asked, facts, prepared, self._settings, decision=None, refuse_long_prompts=False)
+            outgoing = compose(asked, facts, prepared, self._settings, decision=None, refuse_long_prompts=False)
             self._residency.started(facts)
             ok = False
             try:
-                reply = await self._collect(outgoing.body)
+                reply = await self._collect(key, outgoing.body)
                 ok = reply[0] < 500
             finally:
                 self._residency.finished(facts, ok=ok)
@@ -206,12 +218,13 @@ class Embedding:
             self._metrics.tokens_read(facts.name, 0 if record is None else record.prompt_eval_count or 0)
         return reply
 
-    async def _collect(self, body: bytes) -> Reply:
+    async def _collect(self, key: GatherKey, body: bytes) -> Reply:
         fields = [
             (b"Host", self._authority),
             (b"Content-Type", b"application/json"),
             (b"Content-Length", b"%d" % len(body)),
             (b"Via", self._via),
+            *key.credentials,
         ]
         collected = Collected()
         idle_s = self._settings.relay.idle_timeout_s
@@ -236,3 +249,18 @@ class Embedding:
     async def aclose(self) -> None:
         for gatherer in self._gatherers.values():
             await gatherer.aclose()
+
+
+def _in_openais_words(
+    asked: EmbeddingAsked, status: int, fields: list[Field], answer: bytes
+) -> tuple[list[Field], bytes]:
+    """A native reply as ``/v1/embeddings`` gives it.
+
+    Raises:
+        UpstreamBroken: It cannot be read.
+    """
+    told = embedding_list(asked, answer) if status == 200 else embedding_error(status, answer)
+    if told is None:
+        raise UpstreamBroken("the upstream's reply has no vector")
+    fields = [field for field in fields if field[0].lower() != b"content-type"]
+    return [(b"Content-Type", b"application/json"), *fields], told

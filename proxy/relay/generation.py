@@ -7,17 +7,20 @@ fallbacks, where there are any.
 from __future__ import annotations
 
 import functools
+import random
 from typing import TYPE_CHECKING, Final
 
 from proxy.admission.priority import BATCH, NORMAL, parse_priority
 from proxy.admission.ratelimit import refusal
 from proxy.errors import BadRequest, Forbidden
-from proxy.relay.asked import Asked, understand
+from proxy.relay.asked import Asked, understand, understand_v1
 from proxy.relay.fallback import WORTH_ANOTHER
 from proxy.relay.outgoing import Outgoing, compose
 from proxy.residency.service import UNTOUCHED
-from proxy.rewrite import context
+from proxy.rewrite.context import holds_own
 from proxy.rewrite.generate import Decision, decide
+from proxy.rewrite.v1.dialect import dialect
+from proxy.rewrite.v1.fields import REQUESTS as TRANSLATED
 from proxy.wire.gojson import read_object
 from proxy.wire.headers import first
 from proxy.wire.names import canonical
@@ -160,6 +163,12 @@ class Generation:
         if facts is None or facts.remote or obj is None:
             await self._as_it_came(call, connection, body)
             return
+        if call.priority is NORMAL and await self._embedding.serve(call, facts.name, body):
+            return
+
+        if (asked := self._translated(call, obj, facts)) is not None:
+            await self._serve_native(call, connection, asked, facts, None)
+            return
 
         async def prepared() -> Outgoing:
             ready = await self._runs.patiently(call, lambda: self._residency.prepare(facts, None, v1=True))
@@ -167,10 +176,15 @@ class Generation:
                 call.timeline.load_wait_s += ready.waited_s
             return outgoing
 
-        ask = self._memory.ask(call, outgoing, obj, facts) if self._memory.is_on else None
+        ask = self._memory.ask(call, outgoing, call.route, obj, facts) if self._memory.is_on else None
         if ask is not None and await self._runs.without(call, connection, outgoing, facts, ask, prepared):
             return
         async with self._runs.turn(call, facts):
+            if (asked := self._translated(call, obj, facts)) is not None:
+                # While the call waited, another one gave the model options of its own.
+                await self._run_native(call, connection, asked, facts, None, None)
+                return
+            self._tell_v1(call, is_translated=False)
             await prepared()
             await self._runs.run(call, connection, outgoing, facts, ask)
 
@@ -185,7 +199,7 @@ class Generation:
         ask = None
         if self._memory.is_on and not asked.is_load:
             plain = self._compose(call, asked, facts, UNTOUCHED, decision)
-            ask = self._memory.ask(call, plain, asked.obj, facts)
+            ask = self._memory.ask(call, plain, asked.route, asked.obj, facts)
             if ask is not None and self._residency.long_prompts(facts) in ("tell", "grow"):
                 # Such a prompt may have to be sent again in another way, which only its own call can decide.
                 ask = ask._replace(shares=False)
@@ -297,7 +311,7 @@ class Generation:
         decision = decide(obj, facts, self._settings.rewrite.own_context)
         if decision.error is not None:
             raise decision.error
-        if decision.to_chat and not self._settings.rewrite.generate_to_chat and not _holds_own_context(obj):
+        if decision.to_chat and not self._settings.rewrite.generate_to_chat and not holds_own(obj):
             return Decision(decision.rule, "generate_to_chat is off")
         return decision
 
@@ -320,7 +334,6 @@ class Generation:
         refuse_long: bool = True,
     ) -> Outgoing:
         outgoing = compose(
-            call.route,
             asked,
             facts,
             prepared,
@@ -331,9 +344,24 @@ class Generation:
         call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
         return outgoing
 
+    def _translated(self, call: Call, obj: JsonObject, facts: ModelFacts) -> Asked | None:
+        """A ``/v1`` call as the native one it is sent as; ``None`` where it is relayed."""
+        mode = self._settings.v1
+        if mode == "passthrough" or call.route.template not in TRANSLATED or "image" in facts.capabilities:
+            return None
+        if mode == "auto" and self._residency.suits_v1(facts):
+            return None
+        number = random.randrange(999)  # noqa: S311 - as Ollama numbers them
+        return understand_v1(call.route, obj, dialect(self._catalogue.version), number)
+
+    def _tell_v1(self, call: Call, *, is_translated: bool) -> None:
+        if call.route.template in TRANSLATED:
+            self._metrics.rewrite("v1", is_translated)
+
     def _tell(self, call: Call, outgoing: Outgoing, prepared: Prepared) -> None:
         if outgoing.rule:
             self._metrics.rewrite(outgoing.rule, outgoing.mapper is not None)
+        self._tell_v1(call, is_translated=True)
         self._metrics.rewrite("keep_alive", prepared.keep_alive is not None)
         self._metrics.rewrite("options", bool(prepared.set_options or prepared.remove_options))
         call.added[:] = [field for field in call.added if field[0] != b"X-Pilotlight-Options"]
@@ -366,12 +394,6 @@ def _default_priority(call: Call, obj: JsonObject | None) -> Priority:
 
 
 def _may_be_asked_elsewhere(call: Call, obj: JsonObject | None) -> bool:
-    """Not what is about this Ollama's memory, nor what it alone can go on with."""
+    """Not what is about this Ollama's memory."""
     asked = understand(call.route, obj) if call.route.kind is not Kind.V1 else None
-    return not (asked is not None and asked.is_load) and not _holds_own_context(obj)
-
-
-def _holds_own_context(obj: JsonObject | None) -> bool:
-    """A conversation that was begun as chat can go on as nothing else: no generate understands its context."""
-    numbers = None if obj is None else obj.given("context")
-    return isinstance(numbers, list) and context.classify(numbers).origin is not context.Origin.FOREIGN
+    return asked is None or not asked.is_load

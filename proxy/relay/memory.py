@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxy.upstream.exchange import Flow, Sink
     from proxy.wire.gojson import JsonObject
     from proxy.wire.headers import Field
-    from proxy.wire.routes import Family
+    from proxy.wire.routes import Family, Route
 
 
 class Ask(NamedTuple):
@@ -85,25 +85,26 @@ class Memory:
     def __repr__(self) -> str:
         return f"<Memory {self._mode} {self._answers!r} {self.flights!r}>"
 
-    def ask(self, call: Call, outgoing: Outgoing, obj: JsonObject, facts: ModelFacts) -> Ask | None:
+    def ask(self, call: Call, outgoing: Outgoing, route: Route, obj: JsonObject, facts: ModelFacts) -> Ask | None:
         """Whether, and how, a request may be answered from here; ``None``: it is run by itself.
 
         Args:
             call: The client's request; told of ``X-Cache`` where answers are kept.
             outgoing: What would be sent, without what residency puts in.
-            obj: The client's body.
+            route: Whose fields ``obj`` has.
+            obj: The body, before anything was put in.
             facts: About its model.
         """
         form = canonical(outgoing.body, native=outgoing.path.startswith("/api/")) if facts.digest else None
         reason = "other"
         if form is not None:
-            reason = bypass_reason(self._mode, call.route, obj, call.fields, form, facts.parameters)
+            reason = bypass_reason(self._mode, route, obj, call.fields, form, facts.parameters)
         if self._mode != "off" and reason:
             self._metrics.queue.bypassed(reason)
             call.added.append((b"X-Cache", b"BYPASS"))
         shares = False
         if form is not None and self._shares:
-            shares = not bypass_reason("deterministic", call.route, obj, call.fields, form, facts.parameters)
+            shares = not bypass_reason("deterministic", route, obj, call.fields, form, facts.parameters)
         if form is None or (reason and not shares):
             return None
         _, _, query = call.path.partition("?")
@@ -114,7 +115,7 @@ class Memory:
             f"{outgoing.path}?{query}",
             form,
         )
-        return Ask(key, facts.digest, call.route.family, not reason, shares)
+        return Ask(key, facts.digest, outgoing.family, not reason, shares)
 
     def kept(self, call: Call, ask: Ask) -> Recorded | None:
         """The answer that is kept, where there is one; tells the client so."""

@@ -9,13 +9,15 @@ import orjson
 from proxy.rewrite.assemble import WholeReply
 from proxy.rewrite.generate import chat_body
 from proxy.rewrite.reply import GenerateMapper
+from proxy.rewrite.v1.reply import WholeCompletion
 from proxy.wire.gojson import splice, splice_text
-from proxy.wire.routes import Kind, Route
+from proxy.wire.routes import Family, Kind, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.relay.asked import Asked
+    from proxy.relay.mapping import Assembler, FrameMapper
     from proxy.residency.service import Prepared
     from proxy.rewrite.facts import ModelFacts
     from proxy.rewrite.generate import Decision
@@ -28,7 +30,7 @@ class Outgoing(NamedTuple):
     Attributes:
         path: Without query.
         body: The body.
-        mapper: Turns chat's frames into generate's, where generate was asked as chat.
+        mapper: Turns Ollama's frames into those of the API that was called, where that is another one.
         gather: Puts the stream together, where the client asked for none.
         rule: Which rule of generate to chat decided; 0 where there was nothing to decide.
         injected: Names of what was put in or taken out, for the log.
@@ -37,15 +39,19 @@ class Outgoing(NamedTuple):
 
     path: str
     body: bytes
-    mapper: GenerateMapper | None = None
-    gather: WholeReply | None = None
+    mapper: FrameMapper | None = None
+    gather: Assembler | None = None
     rule: int = 0
     injected: str = ""
     asks_for_whole_prompts: bool = False
 
+    @property
+    def family(self) -> Family:
+        """Whose shapes the reply has when it comes."""
+        return family_of(self.path)
+
 
 def compose(
-    route: Route,
     asked: Asked,
     facts: ModelFacts,
     prepared: Prepared,
@@ -57,7 +63,6 @@ def compose(
     """Build the request.
 
     Args:
-        route: The native route that was called.
         asked: What the client asks for.
         facts: About its model.
         prepared: What residency wants in and out.
@@ -65,7 +70,7 @@ def compose(
         decision: About generate to chat; ``None`` on every other route.
         refuse_long_prompts: Ask Ollama not to cut a prompt that is longer than the context.
     """
-    obj = asked.obj
+    route, obj = asked.route, asked.obj
     put: dict[str, str] = {}
     injected: list[str] = []
     if prepared.keep_alive is not None:
@@ -77,7 +82,7 @@ def compose(
     refuses = refuse_long_prompts and obj.given("truncate") is None and route.kind is not Kind.EMBED
     if refuses:
         put["truncate"] = "false"
-    gathers = _gathers(route, asked, facts, settings)
+    gathers = _gathers(asked, facts, settings)
     if gathers:
         put["stream"] = "true"
 
@@ -91,18 +96,22 @@ def compose(
             injected=",".join(injected),
             asks_for_whole_prompts=refuses,
         )
+    mapper = None if asked.new_mapper is None else asked.new_mapper()
+    whole = _whole_reply(asked) if gathers else None
+    gather = whole if whole is None or mapper is None else WholeCompletion(whole, mapper)
     return Outgoing(
         route.template,
         splice(obj, put),
-        gather=_whole_reply(route, asked) if gathers else None,
+        mapper=mapper,
+        gather=gather,
         rule=0 if decision is None else decision.rule,
         injected=",".join(injected),
         asks_for_whole_prompts=refuses,
     )
 
 
-def _whole_reply(route: Route, asked: Asked) -> WholeReply:
-    if route.kind is Kind.GENERATE:
+def _whole_reply(asked: Asked) -> WholeReply:
+    if asked.route.kind is Kind.GENERATE:
         return WholeReply("generate")
     return WholeReply("chat", tools=bool(asked.obj.given("tools")))
 
@@ -114,11 +123,11 @@ def _options(asked: Asked, put: Mapping[str, object], remove: frozenset[str]) ->
     return splice_text(asked.options, texts, remove)
 
 
-def _gathers(route: Route, asked: Asked, facts: ModelFacts, settings: Settings) -> bool:
+def _gathers(asked: Asked, facts: ModelFacts, settings: Settings) -> bool:
     """Whether a whole reply is asked for as a stream and put together here."""
     return (
         settings.relay.stream_upstream
-        and route.kind in (Kind.GENERATE, Kind.CHAT)
+        and asked.route.kind in (Kind.GENERATE, Kind.CHAT)
         and not asked.streams
         and not asked.is_load
         and not asked.obj.given("_debug_render_only")

@@ -15,7 +15,6 @@ from proxy.observe.timeline import REUSED_CACHE, REUSED_SHARED, Outcome
 from proxy.relay.courier import nothing
 from proxy.relay.turns import SharedRun, Turn
 from proxy.upstream.retry import is_queue_full
-from proxy.wire.routes import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -118,7 +117,7 @@ class Runs:
         finally:
             timeline = call.timeline
             ok = timeline.outcome not in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
-            self._over(call, facts, timeline.load_duration_s, ok)
+            self._over(outgoing, facts, timeline.load_duration_s, ok)
 
     async def without(
         self,
@@ -195,10 +194,10 @@ class Runs:
             raise
 
         def on_over(load_s: float | None, ok: bool) -> None:
-            self._over(call, facts, load_s, ok)
+            self._over(outgoing, facts, load_s, ok)
             turn.leave()
 
-        run = SharedRun(self._memory.recording(ask, sink), call.route.family, on_over)
+        run = SharedRun(self._memory.recording(ask, sink), outgoing.family, on_over)
         try:
             run.flow = await self._exchanges.exchange(request, run)
         except BaseException:
@@ -206,9 +205,9 @@ class Runs:
             raise
         return run
 
-    def _over(self, call: Call, facts: ModelFacts, load_s: float | None, ok: bool) -> None:
+    def _over(self, outgoing: Outgoing, facts: ModelFacts, load_s: float | None, ok: bool) -> None:
         self._residency.finished(facts, load_s=load_s, ok=ok)
-        if call.route.kind is Kind.V1:
+        if outgoing.path.startswith("/v1/"):
             self._residency.v1_called(facts)
 
     def _opens(self, call: Call, outgoing: Outgoing, ask: Ask | None) -> Opens:

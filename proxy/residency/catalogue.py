@@ -98,6 +98,11 @@ class Catalogue:
         self._digests = digests
         return changed
 
+    @property
+    def version(self) -> str:
+        """Ollama's, as it was last told; "" before that."""
+        return self._version
+
     def on_version(self, version: str) -> None:
         """Another server may render prompts and answer differently, so each model is probed again."""
         if version != self._version:

@@ -211,6 +211,10 @@ class Residency:
         others = [runner for runner in self._runners if runner.kept is None and (runner.present or runner.busy)]
         return [runner.described(now) for runner in [*self._runners.kept(), *others]]
 
+    def states(self) -> dict[str, str]:
+        """The state of each kept model, by its name."""
+        return {runner.name: runner.state.value for runner in self._runners.kept()}
+
     # --- one request ---
 
     async def prepare(
@@ -271,6 +275,20 @@ class Residency:
         told = header_value(unified) if unified.overridden else ""
         long_prompts = kept.long_prompts if kept is not None else "cut"
         return Prepared(unified.set, unified.remove, value, told, waited_s, cold, long_prompts, kept is not None)
+
+    def suits_v1(self, facts: ModelFacts) -> bool:
+        """Whether a call that can carry neither options nor ``keep_alive`` leaves the model as it is to be.
+
+        Ollama loads it anew for such a call where its set is not the server's own, and without the configured options
+        where it has gone meanwhile. A ``keep_alive`` needs no care: a call without one leaves a loaded model's as it is
+        (v0.24.0, server/sched.go, ``useLoadedRunner``), and one that is not loaded is loaded by the proxy first.
+        """
+        if facts.remote or "image" in facts.capabilities:
+            return True
+        runner = self._runners.of(facts)
+        if runner.configured or self.long_prompts(facts) != "cut":
+            return False
+        return neutral(self._unify(runner, facts, {}).target, runner_options(facts.parameters))
 
     def long_prompts(self, facts: ModelFacts) -> str:
         """What is done with a prompt of this model that is longer than the context."""

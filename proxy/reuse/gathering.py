@@ -45,14 +45,23 @@ class GatherKey(NamedTuple):
     Attributes:
         model: As the client spells it.
         rest: Everything else that decides about the answer, in canonical form.
+        credentials: Whose call it is, where that is said; what a batch is sent with.
     """
 
     model: str
     rest: bytes
+    credentials: tuple[Field, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<GatherKey {self.model!r}{', with credentials' if self.credentials else ''}>"
 
 
-def gather_key(body: bytes) -> GatherKey | None:
+def gather_key(body: bytes, credentials: tuple[Field, ...] = ()) -> GatherKey | None:
     """The key of a body for ``/api/embed``.
+
+    Args:
+        body: The body.
+        credentials: The fields of its head that say whose call it is.
 
     Returns:
         ``None`` where it asks for anything but one text, or where there are two readings. An empty text is none: Ollama
@@ -67,7 +76,7 @@ def gather_key(body: bytes) -> GatherKey | None:
         return None
     model = obj.given("model")
     rest = canonical_without(body, ("input",))
-    return GatherKey(model, rest) if isinstance(model, str) and model and rest is not None else None
+    return GatherKey(model, rest, credentials) if isinstance(model, str) and model and rest is not None else None
 
 
 def merged_body(bodies: Sequence[bytes]) -> bytes:
@@ -187,15 +196,15 @@ class Gatherer:
     """Sends embedding calls, together where that costs nobody time.
 
     Args:
-        send: Sends one body to ``/api/embed`` and returns status, fields and body of the reply. Cancelled when nobody
-            waits for it any more.
+        send: Sends one body with its key to ``/api/embed`` and returns status, fields and body of the reply. Cancelled
+            when nobody waits for it any more.
         max_texts: How many texts leave together.
         wait_s: How long a call that found another one under way waits for company, from its arrival, where that one
             ended sooner.
     """
 
     def __init__(
-        self, send: Callable[[bytes], Awaitable[Reply]], *, max_texts: int = MAX_TEXTS, wait_s: float = 0.0
+        self, send: Callable[[GatherKey, bytes], Awaitable[Reply]], *, max_texts: int = MAX_TEXTS, wait_s: float = 0.0
     ) -> None:
         self._send = send
         self._max_texts = max_texts
@@ -273,9 +282,9 @@ class Gatherer:
     async def _carry(self, key: GatherKey, line: _Line, batch: _Batch) -> None:
         waiters = batch.waiters
         if len(waiters) == 1:
-            _answer(waiters[0], await self._send(waiters[0].body))
+            _answer(waiters[0], await self._send(key, waiters[0].body))
             return
-        status, fields, body = await self._send(merged_body([waiter.body for waiter in waiters]))
+        status, fields, body = await self._send(key, merged_body([waiter.body for waiter in waiters]))
         parts = split(body, len(waiters)) if status == 200 else None
         if parts is not None:
             for waiter, part in zip(waiters, parts, strict=True):

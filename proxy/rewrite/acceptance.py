@@ -53,11 +53,11 @@ def _is_int32(value: object) -> bool:
     return type(value) is int and value in _INT32
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_flag(value: object) -> bool:
+def is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
@@ -93,10 +93,10 @@ def _is_context(value: object) -> bool:
 
 
 def _are_images(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(image, str) and _is_base64(image) for image in value)
+    return isinstance(value, list) and all(isinstance(image, str) and is_base64(image) for image in value)
 
 
-def _is_base64(text: str) -> bool:
+def is_base64(text: str) -> bool:
     """Go's ``base64.StdEncoding``: padding required, line breaks anywhere, nothing else."""
     if "\n" in text or "\r" in text:
         text = text.replace("\n", "").replace("\r", "")
@@ -120,7 +120,7 @@ def _holds_overflow(raw: str) -> bool:
     )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     """Whether Go decodes the value into a ``float64``. Which of these fit an ``int`` option it does not ask."""
     return type(value) is int or type(value) is float
 
@@ -130,19 +130,19 @@ def _is_list_of_texts(value: object) -> bool:
 
 
 _OPTIONS: Final[dict[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"), _is_number),
-    **dict.fromkeys(("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"), _is_number),
-    **dict.fromkeys(("top_p", "min_p", "typical_p", "temperature"), _is_number),
-    **dict.fromkeys(("repeat_penalty", "presence_penalty", "frequency_penalty"), _is_number),
-    "use_mmap": _is_flag,
+    **dict.fromkeys(("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread"), is_number),
+    **dict.fromkeys(("num_keep", "seed", "num_predict", "top_k", "repeat_last_n"), is_number),
+    **dict.fromkeys(("top_p", "min_p", "typical_p", "temperature"), is_number),
+    **dict.fromkeys(("repeat_penalty", "presence_penalty", "frequency_penalty"), is_number),
+    "use_mmap": is_flag,
     "stop": _is_list_of_texts,
 }
 
 #: The fields of ``GenerateRequest``, each with the question whether Go takes a value for it.
 GENERATE_FIELDS: Final[dict[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("model", "prompt", "suffix", "system", "template"), _is_text),
+    **dict.fromkeys(("model", "prompt", "suffix", "system", "template"), is_text),
     "context": _is_context,
-    **dict.fromkeys(("stream", "raw", "truncate", "shift", "_debug_render_only", "logprobs"), _is_flag),
+    **dict.fromkeys(("stream", "raw", "truncate", "shift", "_debug_render_only", "logprobs"), is_flag),
     "format": _is_format,
     "keep_alive": _is_keep_alive,
     "images": _are_images,

@@ -26,6 +26,8 @@ from proxy.wire.gojson import read_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.wire.gojson import JsonObject
+
 _MARK: Final = b"\x00plt\xff\x01"
 _END: Final = b"\xfe\x00lt"
 _VERSION: Final = 1
@@ -92,6 +94,12 @@ def classify(numbers: Sequence[Any]) -> Context:
         return Context(Origin.FOREIGN)
     messages = _unpack(numbers) if begins and ends else None
     return Context(Origin.BROKEN) if messages is None else Context(Origin.OWN, messages)
+
+
+def holds_own(obj: JsonObject | None) -> bool:
+    """Whether a body has a ``context`` of ours, damaged ones included: no generate of Ollama's understands it."""
+    numbers = None if obj is None else obj.given("context")
+    return isinstance(numbers, list) and classify(numbers).origin is not Origin.FOREIGN
 
 
 def _unpack(numbers: Sequence[Any]) -> str | None:

@@ -126,6 +126,25 @@ def decide(obj: JsonObject | None, facts: ModelFacts | None, own_context: bool =
     return Decision(9, "same prompt", to_chat=True, messages=messages)
 
 
+def messages_of(obj: JsonObject, own_context: bool = True) -> str | None:
+    """What a generate says, for a server that renders prompts in a way of its own: rules 1 to 5 without the model's.
+
+    Args:
+        obj: The body.
+        own_context: As for :func:`decide`.
+
+    Returns:
+        The JSON text of the chat's messages; ``None`` where no chat says the same.
+    """
+    decision = decide(obj, None, own_context)
+    if decision.to_chat:
+        return decision.messages
+    if decision.rule != 6 or any(name in obj for name in _OF_IMAGE_MODELS):
+        return None
+    messages = _messages(obj, "")
+    return messages if len(messages) <= context.MAX_NEW_CHARS else None
+
+
 def _stays_for_model(obj: JsonObject, facts: ModelFacts | None) -> Decision | None:
     """Rules 6 to 8: what kind of model it is."""
     if facts is None:

@@ -39,12 +39,14 @@ class GenerateMapper:
     A line is mapped once, in order. The mapper belongs to one reply.
     """
 
-    __slots__ = ("_content", "_messages", "_thinking")
+    __slots__ = ("_content", "_messages", "_thinking", "error", "finish_reason")
 
     def __init__(self, messages: str) -> None:
         self._messages = messages
         self._content: list[bytes] = []
         self._thinking: list[bytes] = []
+        # Generate has the same lines for errors, and the same reasons.
+        self.error = self.finish_reason = ""
 
     def __repr__(self) -> str:
         return f"<GenerateMapper {len(self._content)} frames>"
@@ -68,6 +70,14 @@ class GenerateMapper:
             return b'%b,"response":"%b","done":false}%b' % (head, content, end)
         self._thinking.append(thinking)
         return b'%b,"response":"%b","thinking":"%b","done":false}%b' % (head, content, thinking, end)
+
+    def map_body(self, status: int, body: bytes) -> bytes:
+        """Map one whole body, which has the shape of a line."""
+        return self.map_frame(body)
+
+    def content_type(self, status: int) -> bytes:
+        """The same as chat's."""
+        return b""
 
     def _map_other(self, line: bytes) -> bytes:
         frame = read_object(line)

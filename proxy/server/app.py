@@ -54,11 +54,11 @@ from proxy.upstream.session import open_sessions
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from proxy.relay.call import Call, Deadlines
     from proxy.server.reload import Sources
-    from proxy.settings import Settings
+    from proxy.settings import FallbackUpstream, Settings
     from proxy.upstream.session import Sessions
 
 _log = structlog.get_logger("proxy.server")
@@ -77,6 +77,7 @@ class Proxy:
         clock: Monotonic seconds.
         sources: Where they come from, so that they can be read anew; ``None``: they cannot.
         deadlines: For clients that send.
+        fallback_keys: Ours for fallbacks, by the names that ``fallback.key_env`` has for them.
 
     Attributes:
         listen_address, admin_address: ``HOST:PORT`` as bound, once started.
@@ -90,6 +91,7 @@ class Proxy:
         sources: Sources | None = None,
         *,
         deadlines: Deadlines = DEADLINES,
+        fallback_keys: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -131,10 +133,10 @@ class Proxy:
         self.memory = Memory(settings, self.metrics, clock=clock)
         catalogue.on_changed = self.memory.forget
         self._others = [
-            Fallback(
-                urlsplit(other.url).netloc,
-                _exchanges(settings, other.url, self._sessions, Connecting(clock=clock), self.metrics, clock),
-                {canonical(name): there for name, there in other.models.items()},
+            _fallback(
+                other,
+                (fallback_keys or {}).get(other.key_env, ""),
+                _exchanges(settings, other.origin, self._sessions, Connecting(clock=clock), self.metrics, clock),
             )
             for other in settings.fallback
         ]
@@ -165,7 +167,14 @@ class Proxy:
             ),
             embedding=self._embedding,
             memory=self.memory,
-            fallbacks=Fallbacks(self._others, courier, self.metrics, settings.upstream.url),
+            fallbacks=Fallbacks(
+                self._others,
+                courier,
+                self.metrics,
+                settings.upstream.url,
+                own_context=settings.rewrite.own_context,
+                user_agent=f"pilotlight/{__version__}",
+            ),
             limits=limits,
             metrics=self.metrics,
             clock=clock,
@@ -360,6 +369,7 @@ class Proxy:
             if isinstance(self._exchanges, Pool):
                 self.metrics.connections(self._exchanges.idle, self._exchanges.busy)
             self.metrics.queue.slots(*self.scheduler.slots())
+            self.metrics.model_states(self.residency.states())
             self.memory.tell()
             self._listener.drop_slow_heads()
             self._tell_unfit()
@@ -384,6 +394,18 @@ def _exchanges(
         connecting=connecting,
         max_idle=settings.upstream.max_idle,
         clock=clock,
+    )
+
+
+def _fallback(other: FallbackUpstream, key: str, exchanges: Pool | SecureExchanges) -> Fallback:
+    return Fallback(
+        urlsplit(other.url).netloc,
+        exchanges,
+        {canonical(name): there for name, there in other.models.items()},
+        is_provider=other.kind == "openai",
+        base_path=other.base_path,
+        key=key,
+        gets_credentials=other.client_credentials,
     )
 
 

@@ -15,6 +15,7 @@ from proxy.errors import ConfigError
 from proxy.observe import logs
 from proxy.server.app import Proxy
 from proxy.server.listen import require_c_parser
+from proxy.settings import fallback_keys
 
 if TYPE_CHECKING:
     from proxy.server.reload import Sources
@@ -45,7 +46,7 @@ def run(settings: Settings, sources: Sources) -> int:
 
 async def _run(settings: Settings, sources: Sources) -> int:
     limit = logs.install(sys.stdout.buffer, settings.log.format, settings.log.level, is_terminal=sys.stdout.isatty())
-    proxy = Proxy(settings, sources=sources)
+    proxy = Proxy(settings, sources=sources, fallback_keys=fallback_keys(settings, sources.environ))
     limit.on_suppressed = proxy.metrics.log_suppressed
     stop, hurry = asyncio.Event(), asyncio.Event()
 

@@ -19,7 +19,7 @@ from proxy.settings.model import (
     WarmEntry,
 )
 from proxy.settings.rules import upstream_address, warnings
-from proxy.settings.sources import load, process_environ
+from proxy.settings.sources import fallback_keys, load, process_environ
 from proxy.settings.values import KeepAlive
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "ShutdownSettings",
     "Upstream",
     "WarmEntry",
+    "fallback_keys",
     "load",
     "parse_address",
     "process_environ",

@@ -8,6 +8,7 @@ name that is not here is refused, so a setting of a part that does not exist can
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
@@ -19,6 +20,7 @@ from proxy.settings.values import (
     ListenAddress,
     Seconds,
     Size,
+    check_base_url,
     check_expires,
     check_host,
     check_keep_alive,
@@ -30,6 +32,7 @@ from proxy.settings.values import (
     check_pattern,
     check_scopes,
     check_url,
+    check_variable,
     moment,
 )
 
@@ -231,12 +234,42 @@ class CacheSettings(Part):
 
 
 class FallbackUpstream(Part):
-    """A second Ollama."""
+    """A second Ollama, or a provider with OpenAI's API."""
 
-    url: Annotated[str, AfterValidator(check_url)] = Field(description="Where it listens.")
-    models: dict[str, str] = Field(
-        default_factory=dict, description="What a model is called there, by its name here; else it has the same name."
+    url: Annotated[str, AfterValidator(check_base_url)] = Field(
+        description="Where it listens. Of a provider the base of its API, as OpenAI's clients take it "
+        "(`https://api.openai.com/v1`); `/v1` where there is no path."
     )
+    kind: Literal["ollama", "openai"] = Field(
+        "ollama", description="Which API it has. To an `openai` calls are translated, and answers back."
+    )
+    key_env: Annotated[str, AfterValidator(check_variable)] = Field(
+        "",
+        description="Name of the environment variable that holds the key which is shown there, as "
+        "`Authorization: Bearer`; empty: none.",
+    )
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="What a model is called there, by its name here. Another `ollama` is asked for all others by the "
+        "same name, an `openai` for no others.",
+    )
+    client_credentials: bool = Field(
+        False,
+        description="Send the client's own `Authorization`, `X-API-Key` and `Cookie` there too; for an `ollama` behind "
+        "the same gateway.",
+    )
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def base_path(self) -> str:
+        """Where its API starts; "" for the root."""
+        path = urlsplit(self.url).path
+        return path or ("/v1" if self.kind == "openai" else "")
 
 
 class EmbedBatch(Part):
@@ -368,6 +401,12 @@ class Settings(Part):
         description="Asked in order, before the first byte, where Ollama cannot be reached or cannot load the model.",
     )
     relay: RelaySettings = Field(default_factory=RelaySettings)
+    v1: Literal["auto", "translate", "passthrough"] = Field(
+        "auto",
+        description="`/v1/chat/completions` and `/v1/completions` as `/api/chat` and `/api/generate`, and the replies "
+        "back: for models with runner options or `long_prompts` (`auto`), for all (`translate`), or never "
+        "(`passthrough`).",
+    )
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     keys: tuple[ApiKey, ...] = Field((), description="Keys that callers show; `pilotlight key new NAME` makes one.")
     edge: EdgeSettings = Field(default_factory=EdgeSettings)

@@ -16,7 +16,7 @@ from proxy.wire.names import canonical, is_cloud
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.settings.model import ApiKey, KeptModel, Settings
+    from proxy.settings.model import ApiKey, FallbackUpstream, KeptModel, Settings
 
 
 def refuse_impossible(settings: Settings) -> None:
@@ -38,11 +38,29 @@ def refuse_impossible(settings: Settings) -> None:
             raise ConfigError(f"fallback.{index}.url", f"{other.url} is upstream.url itself")
         if is_same_place(address, listen) or is_same_place(address, admin):
             raise ConfigError(f"fallback.{index}.url", f"{other.url} is the proxy itself")
+        _refuse_impossible_fallback(f"fallback.{index}", other)
     _refuse_repeated_keys(settings.keys)
     _refuse_open_door(settings)
     _refuse_repeated_names(settings.models)
     for index, model in enumerate(settings.models):
         _refuse_impossible_model(f"models.{index}", model, settings)
+
+
+def _refuse_impossible_fallback(field: str, other: FallbackUpstream) -> None:
+    if other.kind == "ollama":
+        if other.base_path:
+            raise ConfigError(f"{field}.url", f"{other.url} has a path, and Ollama's API starts at the root")
+        if other.client_credentials and other.key_env:
+            raise ConfigError(f"{field}.client_credentials", "has no meaning beside key_env, which is shown instead")
+        return
+    if not other.models:
+        raise ConfigError(
+            f"{field}.models", "is empty, and a provider is asked for the models in it only: {ours: theirs}"
+        )
+    if other.client_credentials:
+        raise ConfigError(f"{field}.client_credentials", "a client's credential never goes to a provider; use key_env")
+    if other.key_env and other.url.startswith("http:") and not is_loopback(urlsplit(other.url).hostname or ""):
+        raise ConfigError(f"{field}.url", f"{other.url} would carry the key of key_env as it is; use https://")
 
 
 def upstream_address(url: str) -> Address:

@@ -29,6 +29,8 @@ PREFIX = "PILOTLIGHT_"
 
 # Kubernetes gives every pod variables named after each service; a service called "pilotlight" makes these.
 _NOT_OURS = ("PILOTLIGHT_PORT", "PILOTLIGHT_SERVICE_")
+# The key that `pilotlight batch` shows; it is no setting of the proxy.
+_OF_CLIENTS = "PILOTLIGHT_KEY"
 
 # Ollama's variable, our setting under ``scheduler``, its least value.
 _PLACES = {"OLLAMA_NUM_PARALLEL": ("parallel", 1), "OLLAMA_MAX_LOADED_MODELS": ("max_loaded_models", 0)}
@@ -76,7 +78,28 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     except ValidationError as error:
         raise _explain(error, origins) from None
     rules.refuse_impossible(settings)
+    fallback_keys(settings, environ)
     return settings
+
+
+def fallback_keys(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """The keys that fallbacks want to see, by the names of their variables. They are nowhere in the settings.
+
+    Raises:
+        ConfigError: Such a variable is not set, or what is in it is no key; names the field and the variable.
+    """
+    keys: dict[str, str] = {}
+    for index, other in enumerate(settings.fallback):
+        name = other.key_env
+        if not name:
+            continue
+        key = environ.get(name, "").strip()
+        if not key:
+            raise ConfigError(f"fallback.{index}.key_env", f"{name} is not set in the environment")
+        if not re.fullmatch(r"[\x21-\x7e]+", key):
+            raise ConfigError(f"fallback.{index}.key_env", f"{name} must hold printable ASCII without spaces")
+        keys[name] = key
+    return keys
 
 
 # --- the file
@@ -155,7 +178,8 @@ def _merge(tree: Tree, added: Mapping[Any, Any], source: str, origins: Origins, 
 def _merge_environ(tree: Tree, environ: Mapping[str, str], origins: Origins) -> None:
     # Shorter names first: PILOTLIGHT_RELAY (a whole group) is refined by PILOTLIGHT_RELAY__WRITE_STALL_S.
     for variable in sorted(environ, key=lambda name: (name.count("__"), name)):
-        if not variable.upper().startswith(PREFIX) or variable.upper().startswith(_NOT_OURS):
+        upper = variable.upper()
+        if not upper.startswith(PREFIX) or upper.startswith(_NOT_OURS) or upper == _OF_CLIENTS:
             continue
         text = environ[variable].strip()
         path = tuple(variable[len(PREFIX) :].lower().split("__"))
@@ -191,7 +215,7 @@ def _read_value(variable: str, path: tuple[str, ...], text: str) -> Any:
         raise ConfigError(variable, f"is neither JSON nor YAML: {error}") from None
 
 
-def _ollama_variable(environ: Mapping[str, str], name: str) -> str:
+def ollama_variable(environ: Mapping[str, str], name: str) -> str:
     """Trimmed of spaces and quotes, as Ollama does (v0.24.0, envconfig/config.go, ``Var``)."""
     return environ.get(name, "").strip().strip("\"'")
 
@@ -205,7 +229,7 @@ def _fill_keep_alive(tree: Tree, environ: Mapping[str, str]) -> None:
     defaults = tree.setdefault("defaults", {})
     if not isinstance(defaults, dict) or defaults.get("keep_alive") is not None:
         return
-    text = _ollama_variable(environ, "OLLAMA_KEEP_ALIVE")
+    text = ollama_variable(environ, "OLLAMA_KEEP_ALIVE")
     try:
         parse_go_duration(text)
     except ValueError:
@@ -227,7 +251,7 @@ def _fill_places(tree: Tree, environ: Mapping[str, str]) -> None:
     if not isinstance(scheduler, dict):
         return
     for variable, (name, least) in _PLACES.items():
-        text = _ollama_variable(environ, variable)
+        text = ollama_variable(environ, variable)
         if text.isascii() and text.isdigit() and len(text) < 5:
             scheduler.setdefault(name, min(1024, max(least, int(text))))
 
@@ -282,6 +306,8 @@ def _explain(error: ValidationError, origins: Origins) -> ConfigError:
 
 def _may_hold_key(path: tuple[str, ...]) -> bool:
     """Whoever puts a key where its name or hash belongs must not find it in a log."""
+    if path[:1] == ("fallback",):
+        return path[2:3] == ("key_env",)
     return path[:1] == ("keys",) and (len(path) < 3 or path[2] in {"name", "hash"})
 
 

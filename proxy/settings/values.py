@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
@@ -23,6 +23,7 @@ INT32_MAX = 2**31 - 1
 
 # Goes into logs, labels and headers, so it is plain.
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 _KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 # As ``edge.hosts`` and ``edge.origins`` of the proxy read them: DNS labels, and underscores as container networks have.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -56,18 +57,42 @@ def check_model_name(text: str) -> str:
 
 
 def check_url(text: str) -> str:
+    parts = _url(text)
+    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must have no user, path or query: Ollama's API starts at the root")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}"
+
+
+def check_base_url(text: str) -> str:
+    """Like :func:`check_url`, with the path below which an API starts."""
+    parts = _url(text)
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user or query")
+    if not text.isascii() or "//" in parts.path:
+        raise ValueError("has a path that cannot be sent as it is")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}{parts.path.rstrip('/')}"
+
+
+def _url(text: str) -> SplitResult:
     if not text.isprintable() or " " in text:
         raise ValueError("must be a URL without spaces")
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
-    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("must have no user, path or query: Ollama's API starts at the root")
     try:
         _ = parts.port
     except ValueError:
         raise ValueError("has a port that is not a number from 0 to 65535") from None
-    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}"
+    return parts
+
+
+def check_variable(text: str) -> str:
+    """The name of a variable, never what is in it: a key has small letters, so that it is not taken for a name."""
+    if text and not _VARIABLE.fullmatch(text):
+        raise ValueError("must be the name of an environment variable, in capitals, and never the key itself")
+    if text.startswith("PILOTLIGHT_"):
+        raise ValueError("must not begin with PILOTLIGHT_, which is for settings")
+    return text
 
 
 def check_keep_alive(value: object) -> object:

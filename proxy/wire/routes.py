@@ -95,7 +95,8 @@ _PLAIN = (
 _PREFIXES = ("/api/blobs/", "/api/user/keys/", "/api/experimental/", "/v1/models/", "/v1/images/", "/v1/audio/")
 
 
-def _family(path: str) -> Family:
+def family_of(path: str) -> Family:
+    """Whose shapes the replies of a path have; ``path`` without its query."""
     if path.startswith("/v1/messages"):
         return Family.ANTHROPIC
     if path.startswith("/v1/responses"):
@@ -103,8 +104,8 @@ def _family(path: str) -> Family:
     return Family.OPENAI if path.startswith("/v1/") else Family.API
 
 
-_OTHERS = {path: Route(path, "", _family(path), Kind.OTHER) for path in _PLAIN}
-_BY_PREFIX = tuple((prefix, Route(prefix + "*", "", _family(prefix), Kind.OTHER)) for prefix in _PREFIXES)
+_OTHERS = {path: Route(path, "", family_of(path), Kind.OTHER) for path in _PLAIN}
+_BY_PREFIX = tuple((prefix, Route(prefix + "*", "", family_of(prefix), Kind.OTHER)) for prefix in _PREFIXES)
 _UNKNOWN = {family: Route("unknown", "", family, Kind.OTHER) for family in Family}
 
 
@@ -129,10 +130,10 @@ def classify(method: str, target: str) -> Route:
     if found is not None:
         return found
     if (method, path) in _MANAGE:
-        return Route(path, "", _family(path), Kind.MANAGE)
+        return Route(path, "", family_of(path), Kind.MANAGE)
     if path in _OTHERS:
         return _OTHERS[path]
     for prefix, route in _BY_PREFIX:
         if path.startswith(prefix):
             return route
-    return _UNKNOWN[_family(path)]
+    return _UNKNOWN[family_of(path)]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import orjson
 
+from proxy.wire.openai import error_type
 from proxy.wire.routes import Family
 
 JSON_TYPE = b"application/json; charset=utf-8"
 
-_OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -38,8 +38,7 @@ def error_body(family: Family, status: int, message: str, request_id: str = "") 
         return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id})
     if family is Family.API:
         return orjson.dumps({"error": message})
-    kind = _OPENAI_TYPES.get(status, "api_error")
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+    return orjson.dumps({"error": {"message": message, "type": error_type(status), "param": None, "code": None}})
 
 
 def stream_error(family: Family, message: str, code: str) -> bytes:
@@ -53,9 +52,12 @@ def stream_error(family: Family, message: str, code: str) -> bytes:
         error = {"error": {"message": message, "type": "api_error", "param": None, "code": code}}
         return b"data: " + orjson.dumps(error) + b"\n\n"
     if family is Family.RESPONSES:
+        # OpenAI's clients raise for an ``error`` at the top of an event; who reads events by their type finds it below.
+        told = {"code": "server_error", "message": message}
         failed = {
             "type": "response.failed",
-            "response": {"status": "failed", "error": {"code": "server_error", "message": message}},
+            "response": {"object": "response", "status": "failed", "error": told},
+            "error": {"type": "api_error", **told, "param": None},
         }
         return b"event: response.failed\ndata: " + orjson.dumps(failed) + b"\n\n"
     broken = {"type": "error", "error": {"type": "api_error", "message": message}}

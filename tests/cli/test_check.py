@@ -93,3 +93,16 @@ def test_the_version_is_told() -> None:
 
 def test_an_unknown_flag_ends_with_2() -> None:
     assert pilotlight("check", "--lisen", "x").returncode == 2
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_fallbacks_key_that_is_not_in_the_environment_ends_the_program(command: str) -> None:
+    fallback = '[{"url": "https://api.example/v1", "kind": "openai", "models": {"a": "b"}, "key_env": "PROVIDER_KEY"}]'
+    result = pilotlight(command, PILOTLIGHT_FALLBACK=fallback, PROVIDER_KEY="")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "pilotlight: fallback.0.key_env: PROVIDER_KEY is not set in the environment\n"
+    if command == "check":
+        result = pilotlight(command, PILOTLIGHT_FALLBACK=fallback, PROVIDER_KEY="sk-Secret")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "PROVIDER_KEY" in result.stdout
+        assert "sk-Secret" not in result.stdout

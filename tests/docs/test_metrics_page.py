@@ -50,7 +50,7 @@ BUCKETS = {
     "TOKENS": buckets.TOKENS,
 }
 # Routes whose answer depends on others than this module, or is no JSON.
-OPEN = {"/", "/metrics"}
+OPEN = {"/", "/pages", "/metrics"}
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -124,6 +124,7 @@ def test_closed_lists_of_labels_are_written_out() -> None:
         "reason of cache_bypass_total": labels.BYPASS_REASONS,
         "reason of cache_evictions_total": labels.EVICTION_REASONS,
         "state of batch_processor_slots": labels.SLOT_STATES,
+        "state of pilotlight_model_state": tuple(State),
         "kind": labels.ERROR_KINDS,
         "outcome": labels.RETRY_OUTCOMES,
         "state of pilotlight_upstream_connections": labels.CONNECTION_STATES,
@@ -140,6 +141,7 @@ def test_closed_lists_of_labels_are_written_out() -> None:
     written = {name.replace("`", ""): quoted(values) for name, values in rows("### Labels")}
 
     assert labels.PRELOAD_RESULTS == labels.FALLBACK_RESULTS
+    assert tuple(State) == labels.MODEL_STATES
     assert set(written.pop("method")) == {*labels.METHODS, labels.OTHER}
     assert written == {name: tuple(str(value) for value in values) for name, values in built.items()}
 

@@ -164,10 +164,18 @@ def test_an_error_event_of_messages_is_a_failure() -> None:
     assert read_final(stream, Family.ANTHROPIC) == FinalRecord(complete=False, failed=True, error="boom")
 
 
+def test_a_failed_event_of_responses_is_a_failure_with_the_error_in_it() -> None:
+    response = {"status": "failed", "error": {"code": "server_error", "message": "boom"}}
+    for more in ({}, {"error": {"message": "boom"}}):
+        stream = b"event: response.failed\n" + data(type="response.failed", response=response, **more)
+        assert read_final(stream, Family.RESPONSES) == FinalRecord(complete=False, failed=True, error="boom")
+
+
 @pytest.mark.parametrize("length", [10, 10_000])
-def test_responses_end_with_completed_however_long_the_text_in_it(length: int) -> None:
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete"])
+def test_responses_end_with_completed_however_long_the_text_in_it(kind: str, length: int) -> None:
     response = {"error": None, "output": [{"text": "x" * length}], "usage": {"input_tokens": 11, "output_tokens": 3}}
-    stream = b"event: response.completed\n" + data(response=response, sequence_number=10, type="response.completed")
+    stream = b"event: x\n" + data(response=response, sequence_number=10, type=kind)
 
     expected = FinalRecord(complete=True, prompt_eval_count=11, eval_count=3)
     assert read_final(stream, Family.RESPONSES) == expected

@@ -377,6 +377,19 @@ def test_a_failed_model_that_is_loaded_after_all_has_not_failed() -> None:
     assert value(metrics, "pilotlight_model_failed", model="loser:latest", reason="does_not_fit") == 1
 
 
+def test_a_kept_model_is_in_one_state_and_one_that_is_kept_no_more_in_none() -> None:
+    metrics = Metrics(["kept", "dropped"])
+    metrics.model_states({"kept": "loading", "dropped": "lost"})
+    assert value(metrics, "pilotlight_model_state", model="dropped:latest", state="lost") == 1
+    metrics.model_states({"kept:latest": "resident"})
+
+    states = {
+        dict(labels)["state"]: v for (name, labels), v in read(metrics).items() if name == "pilotlight_model_state"
+    }
+    assert states == {"absent": 0, "loading": 0, "resident": 1, "lost": 0, "failed": 0, "released": 0}
+    assert value(metrics, "pilotlight_model_state", model="kept:latest", state="resident") == 1
+
+
 def test_gaps_are_observed_for_the_model() -> None:
     metrics = Metrics(["kept"])
     metrics.know_models(["guest"])

@@ -45,6 +45,21 @@ async def test_the_error_line_fills_the_chunk_that_was_cut(owed: int) -> None:
         assert rest == (b"\r\n" if len(out) == len(frame) else b"")
 
 
+async def test_a_whole_answer_is_translated_however_long_it_is() -> None:
+    text = "x" * 2**19
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.json({**chat_end(), "message": {"role": "assistant", "content": text}})
+
+    async with staged(script, relay={"stream_upstream": False}) as stage, stage.client(limit=2**22) as client:
+        client.post("/api/generate", generate(stream=False))
+        answer = await client.answer()
+        assert stage.calls[0].path == "/api/chat"
+        assert answer.json["response"] == text
+        (row,) = await stage.rows()
+        assert row["tokens_out"] == 2
+
+
 async def test_an_error_line_of_ollamas_passes_as_it_is() -> None:
     line = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import ollama
+import openai
 import pytest
 
 from tests.e2e.pair import paired
@@ -165,6 +168,99 @@ async def test_a_batch_takes_one_place_and_waits_for_it() -> None:
         assert stage.proxy.scheduler.slots()[0] == 0
 
 
+async def test_calls_that_show_the_same_credential_leave_together_with_it() -> None:
+    held = Held()
+    shown = "Authorization: Bearer a"
+    async with staged(held, embed_batch=BATCH) as stage:
+        async with stage.client() as first, stage.client() as second, stage.client() as third, stage.client() as other:
+            first.post("/api/embed", one("first"), shown)
+            await until(lambda: len(stage.calls) == 1)
+            second.post("/api/embed", one("a"), shown, "X-Request-Id: mine")
+            third.post("/v1/embeddings", one("b"), "authorization: Bearer a")
+            await until(lambda: len(stage.proxy.relay.active) == 3 and _is_gathered(stage, 2))
+            other.post("/api/embed", one("c"), "Authorization: Bearer b")
+            assert (await other.answer()).body == reply_for(["c"], 1)
+            held.go_on.set()
+            assert [answer.status for answer in await answers([first, second, third])] == [200] * 3
+        sent = [(texts_of(seen), seen.header("authorization"), seen.header("x-request-id")) for seen in stage.calls]
+        assert sent[0] == (["first"], "Bearer a", None)
+        assert sent[1] == (["c"], "Bearer b", None)
+        assert sent[2] == (["a", "b"], "Bearer a", None)
+        assert stage.metric("pilotlight_embed_batches_total") == 1
+
+
+# --- in OpenAI's words
+
+
+def v1_reply(text: str, count: int = 0, vector: str | None = None) -> bytes:
+    said = VECTORS.get(text, "[9]") if vector is None else vector
+    return (
+        f'{{"object":"list","data":[{{"object":"embedding","embedding":{said},"index":0}}],'
+        f'"model":"{MODEL}","usage":{{"prompt_tokens":{count},"total_tokens":{count}}}}}\n'
+    ).encode()
+
+
+async def test_a_v1_call_for_one_text_alone_is_asked_natively_with_what_keeps_the_model() -> None:
+    held = Held()
+    held.go_on.set()
+    models = [{"name": MODEL, "options": {"num_ctx": 2048}}]
+    async with staged(held, embed_batch=BATCH, models=models) as stage, stage.client() as client:
+        client.post("/v1/embeddings", one(["a"], encoding_format="float", user="x"))
+        answer = await client.answer()
+        assert (answer.status, answer.end, answer.body) == (200, End.COMPLETE, v1_reply("a", 1))
+        assert answer.header("content-type") == "application/json"
+        (seen,) = stage.calls
+        expected = {**one("a"), "options": {"num_ctx": 2048}, "keep_alive": -1}
+        assert (seen.path, seen.json) == ("/api/embed", expected)
+        (row,) = await stage.rows()
+        assert (row["endpoint"], row["status"], row["outcome"], row["tokens_in"]) == ("v1_embeddings", 200, "ok", 1)
+        assert stage.metric("llm_calls_total", model=f"{MODEL}:latest", endpoint="v1_embeddings", status="ok") == 1
+
+
+async def test_calls_of_both_apis_leave_together_and_each_gets_its_own_shape() -> None:
+    held = Held()
+    async with staged(held, embed_batch=BATCH) as stage:
+        async with behind(stage, one("first"), one("b")) as (first, native), stage.client() as floats:
+            floats.post("/v1/embeddings", one("a"))
+            async with stage.client() as packed:
+                packed.post("/v1/embeddings", one("c", encoding_format="base64"))
+                await until(lambda: _is_gathered(stage, 3))
+                held.go_on.set()
+                got = await answers([first, native, floats, packed])
+        assert sorted(texts_of(stage.calls[1])) == ["a", "b", "c"]
+        assert [answer.body for answer in got[1:]] == [
+            reply_for(["b"]),
+            v1_reply("a"),
+            v1_reply("c", vector=f'"{base64.b64encode(struct.pack("<f", 123456789.12345679)).decode()}"'),
+        ]
+        assert stage.metric("pilotlight_embed_batched_texts_total") == 3
+
+
+async def test_an_error_of_a_text_is_told_to_a_v1_call_in_its_shape() -> None:
+    held = Held()
+    held.go_on.set()
+    async with staged(held, embed_batch=BATCH) as stage, stage.client() as client:
+        client.post("/v1/embeddings", one("too long"))
+        answer = await client.answer()
+        assert (answer.status, answer.header("content-type")) == (400, "application/json")
+        assert answer.json["error"] == {
+            "message": TOO_LONG["error"],
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+
+
+async def test_a_reply_without_a_vector_is_no_answer_to_a_v1_call() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.json({"model": MODEL, "embeddings": []})
+
+    async with staged(script, embed_batch=BATCH) as stage, stage.client() as client:
+        client.post("/v1/embeddings", one("a"))
+        answer = await client.answer()
+        assert (answer.status, answer.header("x-pilotlight-error")) == (502, "upstream_broken")
+
+
 # --- apart
 
 
@@ -174,12 +270,14 @@ async def test_a_batch_takes_one_place_and_waits_for_it() -> None:
         ("/api/embed", one(["a", "b"]), []),
         ("/api/embed", one("a", dimensions=1), []),
         ("/api/embeddings", {"model": MODEL, "prompt": "a"}, []),
-        ("/v1/embeddings", one("a"), []),
+        ("/v1/embeddings", one(["a", "b"]), []),
+        ("/v1/embeddings", one([1, 2]), []),
+        ("/v1/embeddings", one("a", encoding_format="float16"), []),
         ("/api/embed", {**one("a"), "model": f"{MODEL}:other"}, []),
         # It waits among its own.
         ("/api/embed", one("a"), ["X-Priority: interactive"]),
         ("/api/embed", one("a"), ["X-Priority: batch"]),
-        # Who is asked for may matter to whoever answers, and a batch belongs to nobody.
+        # Whose call it is may matter to whoever answers.
         ("/api/embed", one("a"), ["Authorization: Bearer a"]),
         ("/api/embed", one("a"), ["X-API-Key: a"]),
         ("/api/embed", one("a"), ["Cookie: session=a"]),
@@ -356,3 +454,29 @@ async def test_the_client_gets_the_same_vectors_through_the_proxy_as_directly() 
             assert together.model == alone.model == want.model
         sent = [json.loads(seen.body)["input"] for seen in pair.simulated.requests_for("/api/embed")]
         assert sum(isinstance(texts, list) for texts in sent) >= 1
+
+
+async def test_openais_client_gets_the_same_vectors_through_the_proxy_as_directly() -> None:
+    texts = ["hello", "world", "ü\u2028", "hello"]
+    formats: list[Any] = ["float", "base64"]
+    async with paired(models=[{"name": "tiny"}], embed_batch={"tiny": {"max": 3}}) as pair:
+        await pair.until_ready()
+        async with (
+            openai.AsyncOpenAI(base_url=f"http://{pair.direct}/v1", api_key="none") as direct,
+            openai.AsyncOpenAI(base_url=f"http://{pair.proxied}/v1", api_key="none") as proxied,
+        ):
+            calls = [{"model": "tiny", "input": text, "encoding_format": form} for text in texts for form in formats]
+            calls += [{"model": "tiny", "input": ["hello"], "dimensions": 8}]
+            expected = [await direct.embeddings.create(**call) for call in calls]
+            alone = [await proxied.embeddings.create(**call) for call in calls]
+            together = await asyncio.gather(*(proxied.embeddings.create(**call) for call in calls))
+            assert alone == expected
+            assert [each.data for each in together] == [each.data for each in expected]
+            assert {each.usage.prompt_tokens for each in together} <= {0, *(each.usage.prompt_tokens for each in alone)}
+            for client in (direct, proxied):
+                with pytest.raises(openai.NotFoundError):
+                    await client.embeddings.create(model="ghost", input="x")
+        assert pair.simulated.reloads == 0
+        assert any(
+            isinstance(json.loads(seen.body)["input"], list) for seen in pair.simulated.requests_for("/api/embed")
+        )

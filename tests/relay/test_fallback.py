@@ -142,7 +142,7 @@ async def test_it_is_asked_in_the_clients_own_words_but_for_the_models_name(
     models = {"tiny:latest": "large"} if renames else {}
     async with behind(closes, streams, models=models, embed_batch={MODEL: {}}) as (stage, (other,)):
         await stage.upstream.stop()
-        answer = await ask(stage, body, path, "Authorization: Bearer a", "X-Request-Id: mine")
+        answer = await ask(stage, body, path, "Authorization: Bearer a", "X-Api-Key: b", "X-Request-Id: mine")
         assert (answer.status, answer.body) == (200, expected)
         assert answer.header("x-pilotlight-upstream") == other.address
         assert answer.header("x-request-id") == "mine"
@@ -150,7 +150,8 @@ async def test_it_is_asked_in_the_clients_own_words_but_for_the_models_name(
         assert seen.path == path
         assert seen.body == (body.replace(b'"tiny"', b'"large"') if renames else body)
         assert seen.header("host") == other.address
-        assert seen.header("authorization") == "Bearer a"
+        # The client's credential is for whoever it called.
+        assert (seen.header("authorization"), seen.header("x-api-key")) == (None, None)
         assert seen.header("content-length") == str(len(seen.body))
         assert (seen.header("via") or "").startswith("1.1 pilotlight-")
         assert seen.header("x-request-id") == "mine"
@@ -319,6 +320,33 @@ async def test_a_queue_that_stays_full_everywhere_is_told_in_ollamas_words() -> 
         answer = await ask(stage)
         assert (answer.status, answer.json) == (503, QUEUE_FULL)
         assert told(stage, other) == (0, 1)
+
+
+# --- whose credentials
+
+
+CREDENTIALS = ("Authorization: Bearer a", "X-API-Key: b", "Cookie: session=c")
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ({}, (None, None, None)),
+        ({"client_credentials": True}, ("Bearer a", "b", "session=c")),
+        ({"key_env": "OTHER_KEY"}, ("Bearer ours", None, None)),
+    ],
+)
+async def test_a_credential_goes_there_only_where_the_settings_say_so(
+    more: dict[str, Any], shown: tuple[str | None, ...]
+) -> None:
+    async with upstream(streams) as other:
+        fallback = [{"url": other.url, **more}]
+        async with staged(closes, fallback=fallback, fallback_keys={"OTHER_KEY": "ours"}) as stage:
+            assert (await ask(stage, None, "/api/chat", *CREDENTIALS)).status == 200
+        assert tuple(map(other.seen[0].header, ("authorization", "x-api-key", "cookie"))) == shown
+        # Ollama itself gets what is the client's business with it.
+        (seen,) = stage.calls
+        assert tuple(map(seen.header, ("authorization", "x-api-key", "cookie"))) == ("Bearer a", "b", "session=c")
 
 
 # --- when not

@@ -35,6 +35,14 @@ async def test_preparing_a_request_for_a_resident_model_does_not_suspend(scene: 
         assert done.value.value.keep_alive == -1
 
 
+async def test_states_are_told_of_kept_models_only(scene: Opens) -> None:
+    async with scene(ONE) as s:
+        assert s.residency.states() == {"one:latest": "absent"}
+        await s.settle()
+        await s.prepare("two")
+        assert s.residency.states() == {"one:latest": "resident"}
+
+
 async def test_a_load_survives_the_client_that_asked_for_it(scene: Opens) -> None:
     async with scene() as s:
         await s.catalogue.facts("one")
@@ -252,6 +260,23 @@ async def test_a_v1_call_that_will_reload_anyway_waits_for_nothing(scene: Opens)
     async with scene(ONE) as s:
         assert (await s.prepare("one", v1=True)).waited_s == 0
         assert s.server.loads == 0
+
+
+async def test_a_v1_call_suits_a_model_only_on_the_servers_own_options(scene: Opens) -> None:
+    async with scene() as s:
+        facts = await s.catalogue.facts("two")
+        assert s.residency.suits_v1(facts)
+        await s.chat("two", options={"num_thread": 3})
+        assert not s.residency.suits_v1(facts)
+
+
+async def test_a_v1_call_does_not_suit_a_model_with_configured_options(scene: Opens) -> None:
+    # An unset num_gpu never reloads, but a model that was evicted would come back without the configured one.
+    for more in ({"options": {"num_gpu": 99}}, {"long_prompts": "tell"}):
+        async with scene({"name": "one", **more}) as s:
+            assert not s.residency.suits_v1(await s.catalogue.facts("one"))
+    async with scene({"name": "one"}) as s:
+        assert s.residency.suits_v1(await s.catalogue.facts("one"))
 
 
 async def test_after_a_v1_call_the_next_native_request_puts_the_model_right_first(scene: Opens) -> None:

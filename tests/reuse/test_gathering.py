@@ -178,7 +178,7 @@ class Model:
         self.vectors_missing = 0
         self.is_overrun = False
 
-    async def send(self, body: bytes) -> tuple[int, list[Field], bytes]:
+    async def send(self, key: GatherKey, body: bytes) -> tuple[int, list[Field], bytes]:
         value = json.loads(body)["input"]
         texts = [value] if isinstance(value, str) else value
         gate = asyncio.Event()

@@ -14,7 +14,7 @@ import pytest
 from tests.kinds import GATHERED, STREAMS
 from tests.peers import Answering, End, Leave, RawClient, Seen, client, until, upstream
 from tests.server.test_run import assert_clean, program
-from tests.stage import answer_own_call, chat, chat_end, chat_token, is_own_call
+from tests.stage import answer_own_call, chat, chat_end, chat_token, is_own_call, sse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +93,40 @@ async def test_every_kind_of_reply_arrives_breaks_off_and_is_cancelled(
             await asyncio.wait_for(seen.left.wait(), 0.5)
             await leaving.close()
         assert_clean(running)
+
+
+async def test_a_provider_is_asked_over_tls_with_the_key_of_the_environment(
+    certificate: tuple[str, ssl.SSLContext],
+) -> None:
+    cert, context = certificate
+    key = "sk-Secret-1"
+
+    async def provider(seen: Seen, reply: Answering) -> None:
+        choice = {"delta": {"content": "x"}, "message": {"content": "x"}, "finish_reason": "stop"}
+        if seen.json.get("stream"):
+            reply.head(200, "text/event-stream")
+            reply.chunk(sse({"model": "theirs", "choices": [choice]}) + b"data: [DONE]\n\n")
+            reply.end()
+        else:
+            reply.json({"model": "theirs", "choices": [choice]})
+
+    async with upstream(provider, context) as server, upstream(provider) as gone:
+        await gone.stop()
+        fallback = [{"url": server.url, "kind": "openai", "key_env": "PROVIDER_KEY", "models": {"tiny": "theirs"}}]
+        environ = {"SSL_CERT_FILE": cert, "PROVIDER_KEY": key, "PILOTLIGHT_FALLBACK": json.dumps(fallback)}
+        async with program(gone.url, model=False, **environ) as running:
+            await until(lambda: bool(running.listen), 30)
+            async with client(running.listen) as asking:
+                for path, stream in (("/api/chat", True), ("/api/chat", False), ("/v1/chat/completions", True)):
+                    asking.post(path, chat(stream=stream), "Authorization: Bearer client")
+                    answer = await asking.answer()
+                    assert (answer.status, answer.end) == (200, End.COMPLETE)
+                    assert answer.header("x-pilotlight-upstream") == server.address
+                    assert b'"model":"tiny"' in answer.body
+            assert [seen.header("authorization") for seen in server.seen] == [f"Bearer {key}"] * 3
+            assert {seen.path for seen in server.seen} == {"/v1/chat/completions"}
+            assert_clean(running)
+            assert key.encode() not in running.out + running.error
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: tuple[str, ssl.SSLContext]) -> None:

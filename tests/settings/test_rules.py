@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -130,3 +131,49 @@ def test_more_warm_entries_than_slots_are_worth_a_warning() -> None:
 def test_what_is_probably_not_meant_is_warned_of(environ: dict[str, str], text: str) -> None:
     (line,) = warned(environ)
     assert text in line
+
+
+def fallback(**given: Any) -> dict[str, str]:
+    entry = {"url": "https://api.example/v1", "kind": "openai", "models": {"a": "b"}, **given}
+    return {"PILOTLIGHT_FALLBACK": json.dumps([entry]), "PROVIDER_KEY": "key"}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"models": {}}, "models"),
+        ({"client_credentials": True}, "client_credentials"),
+        ({"url": "http://api.example/v1", "key_env": "PROVIDER_KEY"}, "url"),
+        ({"url": "https://api.example/v1?key=x"}, "url"),
+        ({"url": "https://user@api.example/v1"}, "url"),
+        ({"kind": "ollama"}, "url"),
+        (
+            {"kind": "ollama", "url": "http://a", "client_credentials": True, "key_env": "PROVIDER_KEY"},
+            "client_credentials",
+        ),
+        ({"kind": "anthropic"}, "kind"),
+        ({"key_env": "PILOTLIGHT_PROVIDER_KEY"}, "key_env"),
+    ],
+)
+def test_fallbacks_that_contradict_themselves_are_refused(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, fallback(**given), {})
+    assert caught.value.field == f"fallback.0.{field}"
+
+
+@pytest.mark.parametrize(
+    ("given", "origin", "base_path"),
+    [
+        ({}, "https://api.example", "/v1"),
+        ({"url": "https://api.example:8443/openai/v1/"}, "https://api.example:8443", "/openai/v1"),
+        ({"url": "https://api.example"}, "https://api.example", "/v1"),
+        ({"url": "http://127.0.0.1:8000", "key_env": "PROVIDER_KEY"}, "http://127.0.0.1:8000", "/v1"),
+        ({"url": "http://api.example/v1"}, "http://api.example", "/v1"),
+        ({"url": "http://other:11434/", "kind": "ollama", "models": {}}, "http://other:11434", ""),
+    ],
+)
+def test_a_fallback_has_an_origin_and_a_place_where_its_api_starts(
+    given: dict[str, Any], origin: str, base_path: str
+) -> None:
+    (other,) = load(None, fallback(**given), {}).fallback
+    assert (other.origin, other.base_path) == (origin, base_path)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigError
-from proxy.settings import Settings, load
+from proxy.settings import Settings, fallback_keys, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +204,6 @@ def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "v1: auto",
         "edge: {host: []}",
         f"keys: [{{name: a, hash: {HASH}, class_: batch}}]",
     ],
@@ -256,7 +255,7 @@ def test_groups_lists_and_members_can_come_from_the_environment() -> None:
         ("PILOTLIGHT_RESIDENCY__CHEK_EVERY_S", "did you mean PILOTLIGHT_RESIDENCY__CHECK_EVERY_S"),
         ("PILOTLIGHT_RESIDENCY_CHECK_EVERY_S", "did you mean PILOTLIGHT_RESIDENCY__CHECK_EVERY_S"),
         ("PILOTLIGHT_UPSTREM", "did you mean PILOTLIGHT_UPSTREAM"),
-        ("PILOTLIGHT_V1", "unknown setting"),
+        ("PILOTLIGHT_BACKEND", "unknown setting"),
         ("PILOTLIGHT_KEYS__0__HASH", "give PILOTLIGHT_KEYS whole"),
         ("PILOTLIGHT_MODELS__0__NAME", "give PILOTLIGHT_MODELS whole"),
         ("PILOTLIGHT_", "unknown setting"),
@@ -278,6 +277,47 @@ def test_what_kubernetes_puts_in_by_itself_is_passed_over() -> None:
         "PILOTLIGHT_SERVICE_PORT_HTTP": "11435",
     }
     assert load(None, environ, {}) == Settings()
+
+
+def test_the_key_that_our_own_clients_show_is_no_setting() -> None:
+    assert load(None, {"PILOTLIGHT_KEY": "pl_key"}, {}) == Settings()
+
+
+FALLBACK = "[{url: 'https://api.example/v1', kind: openai, models: {a: b}, key_env: PROVIDER_KEY}]"
+
+
+def test_the_keys_of_fallbacks_are_read_by_the_names_that_the_settings_have_for_them() -> None:
+    environ = {"PILOTLIGHT_FALLBACK": FALLBACK, "PROVIDER_KEY": " sk-Secret\n", "OTHER_KEY": "x"}
+    settings = load(None, environ, {})
+    assert fallback_keys(settings, environ) == {"PROVIDER_KEY": "sk-Secret"}
+    # Nothing that is printed, compared or logged of the settings has it.
+    assert "sk-Secret" not in f"{settings!r}{settings.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "PROVIDER_KEY is not set in the environment"),
+        ("  ", "PROVIDER_KEY is not set in the environment"),
+        ("sk Secret", "PROVIDER_KEY must hold printable ASCII"),
+        ("sk-\u00fcSecret", "PROVIDER_KEY must hold printable ASCII"),
+        ("sk\r\nSecret: x", "PROVIDER_KEY must hold printable ASCII"),
+    ],
+)
+def test_a_key_that_is_not_there_or_is_none_names_the_field_and_the_variable(value: str | None, message: str) -> None:
+    environ = {"PILOTLIGHT_FALLBACK": FALLBACK} | ({} if value is None else {"PROVIDER_KEY": value})
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(None, environ, {})
+    assert caught.value.field == "fallback.0.key_env"
+    assert "Secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sk-secret", "sk_secret", "PILOTLIGHT_secret", "1_secret"])
+def test_a_fallbacks_key_in_the_place_of_its_name_is_not_repeated(name: str) -> None:
+    text = FALLBACK.replace("PROVIDER_KEY", name)
+    with pytest.raises(ConfigError, match=r"fallback\.0\.key_env") as caught:
+        load(None, {"PILOTLIGHT_FALLBACK": text}, {})
+    assert "secret" not in str(caught.value)
 
 
 def test_an_unreadable_list_names_its_variable() -> None:

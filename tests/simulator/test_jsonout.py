@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.simulator.golang.jsonout import Float32, GoMap, RawJson, as_go_map, marshal, number, quote
+from proxy.simulator.golang.jsonout import Float32, GoMap, RawJson, as_go_map, marshal, number
+from proxy.wire.gojson import go_quote
 
 
 @pytest.mark.parametrize(
@@ -41,14 +42,14 @@ def test_infinity_cannot_be_written() -> None:
 
 
 def test_html_and_line_separators_are_escaped() -> None:
-    assert quote("<a>&\u2028\u2029") == '"\\u003ca\\u003e\\u0026\\u2028\\u2029"'
-    assert quote('\x00\x08\x0c\n\r\t\x1f\x7f"\\') == '"\\u0000\\b\\f\\n\\r\\t\\u001f\x7f\\"\\\\"'
-    assert quote("\ud800é") == '"\\ufffdé"'
+    assert go_quote("<a>&\u2028\u2029") == '"\\u003ca\\u003e\\u0026\\u2028\\u2029"'
+    assert go_quote('\x00\x08\x0c\n\r\t\x1f\x7f"\\') == '"\\u0000\\b\\f\\n\\r\\t\\u001f\x7f\\"\\\\"'
+    assert go_quote("\ud800é") == '"\\ufffdé"'
 
 
 @given(st.text())
 def test_text_reads_back_as_itself(text: str) -> None:
-    assert json.loads(quote(text)) == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert json.loads(go_quote(text)) == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def test_maps_are_sorted_and_structs_keep_their_order() -> None:

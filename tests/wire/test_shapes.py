@@ -30,6 +30,14 @@ def test_no_error_frame_can_be_taken_for_the_end_of_a_good_stream(family: Family
     assert frame.endswith(b"\n" if family is Family.API else b"\n\n")
 
 
+def test_a_failed_response_is_an_error_to_who_looks_for_one_and_to_who_reads_events_by_their_type() -> None:
+    name, data = stream_error(Family.RESPONSES, "lost", "upstream_broken").decode().strip().split("\ndata: ")
+    told = json.loads(data)
+    assert (name, told["type"]) == ("event: response.failed", "response.failed")
+    assert (told["error"]["message"], told["response"]["error"]["message"]) == ("lost", "lost")
+    assert told["response"]["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("family", "tail", "separator"),
     [

@@ -7,14 +7,11 @@ ES6 form, maps are sorted by name while structs keep the order of their fields.
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from typing import Final
 
-_ODD: Final = re.compile('[\x00-\x1f"\\\\<>&\u2028\u2029\ud800-\udfff]')
-_SHORT: Final = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+from proxy.wire.gojson import go_quote
+from proxy.wire.gowrite import compact, go_number
 
 
 class Float32(float):
@@ -33,48 +30,10 @@ class RawJson(str):
     __slots__ = ()
 
 
-_STRING_OR_SPACE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[ \t\r\n]+')
-
-
-def _compact(match: re.Match[str]) -> str:
-    text = match.group()
-    if not text.startswith('"'):
-        return ""
-    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    letter = match.group()
-    if "\ud800" <= letter <= "\udfff":
-        return "\\ufffd"
-    return _SHORT.get(letter) or f"\\u{ord(letter):04x}"
-
-
-def quote(text: str) -> str:
-    """A string as ``json.Marshal`` writes it."""
-    return f'"{_ODD.sub(_escape, text)}"'
-
-
 def number(value: float) -> str:
     """A float64, or a float32 where the type says so."""
     text = _shortest32(value) if isinstance(value, Float32) else repr(float(value))
-    negative, figures, exponent = Decimal(text).as_tuple()
-    if not isinstance(exponent, int):
-        raise ValueError(f"json: unsupported value: {text}")
-    significant = "".join(map(str, figures)).rstrip("0")
-    point = len(figures) + exponent
-    sign = "-" if negative else ""
-    if not significant:
-        return f"{sign}0"
-    magnitude = point - 1
-    if magnitude < -6 or magnitude >= 21:
-        tail = f".{significant[1:]}" if len(significant) > 1 else ""
-        return f"{sign}{significant[0]}{tail}e{'-' if magnitude < 0 else '+'}{abs(magnitude)}"
-    if point <= 0:
-        return f"{sign}0.{'0' * -point}{significant}"
-    if len(significant) <= point:
-        return f"{sign}{significant}{'0' * (point - len(significant))}"
-    return f"{sign}{significant[:point]}.{significant[point:]}"
+    return go_number(text)
 
 
 def _shortest32(value: float) -> str:
@@ -94,17 +53,17 @@ def marshal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, RawJson):
-        return _STRING_OR_SPACE.sub(_compact, value)
+        return compact(value)
     if isinstance(value, str):
-        return quote(value)
+        return go_quote(value)
     if isinstance(value, float):
         return number(value)
     if isinstance(value, int):
         return str(value)
     if isinstance(value, GoMap):
-        return "{" + ",".join(f"{quote(name)}:{marshal(value[name])}" for name in sorted(value)) + "}"
+        return "{" + ",".join(f"{go_quote(name)}:{marshal(value[name])}" for name in sorted(value)) + "}"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{quote(name)}:{marshal(member)}" for name, member in value.items()) + "}"
+        return "{" + ",".join(f"{go_quote(name)}:{marshal(member)}" for name, member in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join([marshal(item) for item in value]) + "]"
     raise TypeError(f"cannot write {type(value).__name__} as JSON")

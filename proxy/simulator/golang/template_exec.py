@@ -36,6 +36,7 @@ from proxy.simulator.golang.template_tree import (
     place_of,
     source_of,
 )
+from proxy.wire.gojson import go_quote
 
 
 class GoStruct:
@@ -208,7 +209,7 @@ class _Run:
         name, arguments = function.name, command.args[1:]
         if name in self._missing:
             self.node = function
-            raise _Failure(f"{jsonout.quote(name)} is not a defined function")
+            raise _Failure(f"{go_quote(name)} is not a defined function")
         if name in ("and", "or"):
             value: object = None
             for argument in arguments:
@@ -379,7 +380,7 @@ def _sprintf(form: object, *values: object) -> str:
     out = [pieces[0]]
     for piece in pieces[1:]:
         value = rest.pop(0) if rest else None
-        out.append((jsonout.quote(str(value)) if piece[:1] == "q" else _fmt(value)) + piece[1:])
+        out.append((go_quote(str(value)) if piece[:1] == "q" else _fmt(value)) + piece[1:])
     return "".join(out).replace("\0", "%")
 
 

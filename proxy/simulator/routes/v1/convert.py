@@ -144,7 +144,11 @@ def _add_messages(
         if messages and message["tool_calls"]:
             last = messages[-1]
             messages[-1] = native_message(
-                role, as_text(last["content"]), images=last.get("images"), tool_calls=_calls(message), **extra
+                as_text(last["role"]),
+                as_text(last["content"]),
+                images=last.get("images"),
+                tool_calls=_calls(message),
+                **extra,
             )
         return
     if message["tool_calls"] is None:
