@@ -1,4 +1,5 @@
-"""Write what is derived from the settings model: docs/settings.md, pilotlight.example.yaml, .env.example.
+"""Write what is derived from the settings model: docs/settings.md, pilotlight.example.yaml, .env.example; and what is
+derived from the shapes of results (``scripts/schema.py``).
 
 Run by ``scripts/pages``; a test compares the files with what this module would write.
 """
@@ -19,6 +20,8 @@ from proxy.settings.presets import PRESETS
 from proxy.settings.sizes import format_size
 from proxy.settings.sources import PREFIX
 from proxy.settings.values import INT32_MAX
+from scripts.compose import compose_section
+from scripts.schema import results_page, schema_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,12 +186,16 @@ def example_yaml() -> str:
 
 
 def example_env() -> str:
-    """Every setting that can be given by the environment, each as a comment with its default."""
-    lines = [
-        "# Settings by environment, each with its default; docs/settings.md says what they mean. Empty: not set.",
-        *(f"# {variable}={value}" for variable, value in _variables()),
-    ]
-    return "\n".join(lines) + "\n"
+    """What docker compose reads, and every setting that can be given by the environment: comments with the default."""
+    return compose_section() + "\n".join(
+        [
+            "",
+            "# --- Pilotlight's settings: docs/settings.md. They win over its settings file. Under docker compose both",
+            "# addresses, upstream.url, edge.hosts and edge.trusted_proxies stay as docker-compose.yml has them.",
+            *(f"# {variable}={value}" for variable, value in _variables()),
+            "",
+        ]
+    )
 
 
 def _variables() -> Iterator[tuple[str, str]]:
@@ -203,7 +210,13 @@ def _variables() -> Iterator[tuple[str, str]]:
         yield PREFIX + "__".join(name.path).upper(), text
 
 
-FILES = {"docs/settings.md": settings_page, "pilotlight.example.yaml": example_yaml, ".env.example": example_env}
+FILES = {
+    "docs/settings.md": settings_page,
+    "pilotlight.example.yaml": example_yaml,
+    ".env.example": example_env,
+    "docs/results.md": results_page,
+    "docs/bench.schema.json": schema_file,
+}
 
 
 def main() -> None:

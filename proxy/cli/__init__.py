@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from proxy import __version__
+from proxy.cli.batch import batch
+from proxy.cli.bench import bench
 from proxy.cli.check import check
 from proxy.cli.demo import demo
+from proxy.cli.doctor import doctor
 from proxy.cli.key import key
 from proxy.cli.serve import serve
 from proxy.cli.simulate import simulate
@@ -34,7 +37,10 @@ def _pilotlight(
 app.command()(serve)
 app.command()(check)
 app.command()(demo)
+app.command()(doctor)
+app.command()(batch)
 app.command()(simulate)
+app.add_typer(bench, name="bench")
 app.add_typer(key, name="key")
 
 

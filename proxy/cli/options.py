@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,9 @@ import typer
 
 from proxy.errors import ConfigError
 from proxy.settings import Settings, load, process_environ
+
+# RFC 9110, 5.6.2 (token) and 5.5 (a field's value).
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x1f\x7f]*)")
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as YAML.", show_default=False)]
 UpstreamUrl = Annotated[
@@ -47,3 +51,15 @@ def load_or_exit(config: Path | None, given: dict[str, Any]) -> Settings:
     except ConfigError as error:
         typer.echo(f"pilotlight: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def read_header(text: str) -> tuple[str, str]:
+    """Name and value of ``NAME: VALUE``.
+
+    Raises:
+        ValueError: It is none. The text is not repeated: whoever forgot the name has written nothing but the key.
+    """
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        raise ValueError("must be 'NAME: VALUE'")
+    return match[1], match[2].strip()

@@ -26,10 +26,10 @@ async def show(environ: dict[str, str], keep: bool) -> None:
     Raises:
         DemoError: It could not be completed. Nothing is left running, by cancellation neither.
     """
-    _cancel_on(signal.SIGTERM, signal.SIGHUP)
+    cancel_on(signal.SIGTERM, signal.SIGHUP)
     out = Console() if Console().is_terminal else Console(width=_WIDTH)
     notes = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="pilotlight-demo-") as folder, _progress(notes) as progress:
+    with tempfile.TemporaryDirectory(prefix="pilotlight-demo-") as folder, spinner(notes) as progress:
         step = progress.add_task("", total=None)
 
         def tell(what: str) -> None:
@@ -47,14 +47,16 @@ async def show(environ: dict[str, str], keep: bool) -> None:
                 await asyncio.Event().wait()
 
 
-def _cancel_on(*numbers: signal.Signals) -> None:
+def cancel_on(*numbers: signal.Signals) -> None:
+    """Have these signals cancel the task that runs now, as Ctrl-C would."""
     task = asyncio.current_task()
     for number in numbers:
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def _progress(notes: Console) -> Progress:
+def spinner(notes: Console) -> Progress:
+    """A line with what is being done and for how long; nothing where it is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     return Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -65,6 +66,62 @@ await fetch("/report", {method: "POST", body: JSON.stringify(results)});
 </script>"""
 
 
+@contextlib.asynccontextmanager
+async def launched(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A browser of its own, within the deadline; what it writes is in ``log`` of the folder."""
+    assert CHROMIUM is not None
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with (folder / "log").open("wb") as log:
+        browser = await asyncio.create_subprocess_exec(
+            CHROMIUM,
+            *_FLAGS,
+            *as_root,
+            f"--user-data-dir={folder / 'profile'}",
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+            start_new_session=True,
+        )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield browser
+    finally:
+        # The group is its own: it is many processes.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(browser.pid, signal.SIGKILL)
+        await browser.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What became of a page that was opened from a file.
+
+    Attributes:
+        console: Lines that the page, or the browser about it, wrote there.
+        requests: Where the page wanted to fetch from; the browser's own errands are left out.
+    """
+
+    console: tuple[str, ...]
+    requests: tuple[str, ...]
+
+
+async def open_file(page: Path, folder: Path) -> Opened:
+    """Open a page from the disk, let it load, and print it to ``page.pdf`` in the folder."""
+    flags = ("--enable-logging=stderr", f"--log-net-log={folder / 'net.json'}", f"--print-to-pdf={folder / 'page.pdf'}")
+    async with launched(folder, *flags, page.as_uri()) as browser:
+        await browser.wait()
+    log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+    net = json.loads((folder / "net.json").read_text(encoding="utf-8"))
+    begun = net["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    requests = (event["params"] for event in net["events"] if event["type"] == begun and "url" in event["params"])
+    return Opened(
+        tuple(line.partition("] ")[2] for line in log.splitlines() if ":CONSOLE" in line),
+        tuple(each["url"] for each in requests if each["initiator"] != "not an origin"),
+    )
+
+
 class Site:
     """Serves one page that makes its attempts when it is opened, and takes its report.
 
@@ -85,29 +142,8 @@ class Site:
 
     async def visit(self, name: str, folder: Path) -> dict[str, Any]:
         """Open the page under a name of the site's, and return what its attempts came to."""
-        assert CHROMIUM is not None
-        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        with (folder / "log").open("wb") as log:
-            browser = await asyncio.create_subprocess_exec(
-                CHROMIUM,
-                *_FLAGS,
-                *as_root,
-                f"--user-data-dir={folder / 'profile'}",
-                f"http://{name}:{self.port}/",
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"PATH": os.environ["PATH"], "HOME": str(folder)},
-                start_new_session=True,
-            )
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                return await self._report
-        finally:
-            # The group is its own: it is many processes.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(browser.pid, signal.SIGKILL)
-            await browser.wait()
+        async with launched(folder, f"http://{name}:{self.port}/"):
+            return await self._report
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/":
