@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
-import pytest
 import yaml
 
-from proxy.bench.children import Child, free_port
+from proxy.bench.children import free_port
 from proxy.edge.keys import hash_key, new_key
+from tests.nginx import needs_nginx, nginx
 from tests.stage import Stage, chat, chat_end, chat_token, staged
 
 if TYPE_CHECKING:
     from tests.peers import Answering, Seen
 
-NGINX = shutil.which("nginx")
-pytestmark = [pytest.mark.nginx, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
+pytestmark = needs_nginx
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
 KEY = new_key(bytes(range(32)))
 CONF = """
-daemon off;
-{user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ }}
@@ -45,20 +40,15 @@ http {{
 """
 
 
-def nginx(folder: Path, listen: int, stage: Stage) -> Child:
+def render(folder: Path, listen: int, stage: Stage) -> Path:
     (location,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
     assert "http://127.0.0.1:11435" in location
-    user = "user root;" if os.geteuid() == 0 else ""
     conf = folder / "nginx.conf"
     conf.write_text(
-        CONF.format(
-            user=user, folder=folder, listen=listen, location=location.replace("127.0.0.1:11435", stage.address)
-        ),
+        CONF.format(folder=folder, listen=listen, location=location.replace("127.0.0.1:11435", stage.address)),
         encoding="utf-8",
     )
-    arguments = ["-e", str(folder / "error.log"), "-p", str(folder), "-c", str(conf)]
-    assert NGINX is not None
-    return Child(arguments, folder / "log", {"PATH": os.environ["PATH"]}, program=(NGINX,))
+    return conf
 
 
 async def script(seen: Seen, reply: Answering) -> None:
@@ -73,8 +63,7 @@ async def test_who_comes_through_nginx_is_a_stranger_and_is_served_with_a_key(tm
     keys = [{"name": "phone", "hash": hash_key(KEY)}]
     listen = free_port()
     async with staged(script, keys=keys, **yaml.safe_load(example)) as stage:
-        async with nginx(tmp_path, listen, stage) as child:
-            await child.wait_listening(listen, 10)
+        async with nginx(tmp_path, render(tmp_path, listen, stage), listen):
             statuses = {}
             host, key = {"Host": "models.example"}, {"X-API-Key": KEY}
             async with aiohttp.ClientSession(f"http://127.0.0.1:{listen}") as session:

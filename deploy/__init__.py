@@ -1,0 +1,1 @@
+"""What Pilotlight is deployed and watched with."""
