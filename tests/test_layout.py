@@ -20,6 +20,8 @@ PACKAGE = Path(__file__).parent.parent / "proxy"
 # What a folder or root module of `proxy` may import of the others. A dotted entry allows that one module only.
 TABLE: dict[str, tuple[str, ...]] = {
     "__init__": (),
+    # A program by itself, which is started every few seconds.
+    "healthcheck": (),
     "errors": (),
     "wire": ("errors",),
     "settings": ("errors", "wire.durations", "wire.names"),
@@ -58,31 +60,49 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     # These two stand beside the proxy: they know what crosses the wire and little else of it.
     "simulator": ("wire",),
+    # A client of the proxy, or of Ollama, over the connections that the proxy uses itself.
+    "batch": ("errors", "wire", "upstream"),
     # The scheduler is measured by itself, with a clock that is not real; so is what lets a request in.
     "bench": (
+        "__init__",
         "errors",
         "settings",
         "wire",
+        "observe.stats",
+        "observe.timeline",
         "admission.priority",
         "admission.ratelimit",
         "admission.scheduler",
         "edge",
         "relay.target",
     ),
-    "cli": ("__init__", "errors", "settings", "edge.keys", "server", "simulator", "bench"),
+    # It looks at an Ollama as the proxy does, and times streams as the benchmarks do.
+    "doctor": (
+        "errors",
+        "settings",
+        "wire",
+        "observe.row",
+        "upstream.ollama",
+        "rewrite.facts",
+        "rewrite.options",
+        "bench.first_token",
+    ),
+    "cli": ("__init__", "errors", "settings", "edge.keys", "server", "simulator", "batch", "bench", "doctor"),
     "__main__": ("cli",),
 }
 
 # Modules (or folders) that alone may use an outside thing, named as it is imported.
 OWNERS: dict[str, tuple[str, ...]] = {
-    "prometheus_client": ("observe.metrics", "observe.families", "observe.series", "observe.gaps"),
-    "os.environ": ("settings.sources",),
+    "prometheus_client": ("observe.metrics", "observe.families", "observe.series", "observe.gaps", "doctor.gather"),
+    "os.environ": ("settings.sources", "healthcheck"),
     "os.getenv": ("settings.sources",),
-    "aiohttp.ClientSession": ("upstream", "bench"),
+    "aiohttp.ClientSession": ("upstream", "bench", "doctor.gather", "doctor.contact"),
     "typer": ("cli",),
     "yaml": ("settings", "cli"),
-    "pydantic": ("settings",),
+    "pydantic": ("settings", "bench.results"),
     "cachetools": ("reuse.store",),
+    "jinja2": ("bench.report",),
+    "matplotlib": ("bench.report",),
     "watchfiles": ("server.reload",),
 }
 
@@ -99,6 +119,10 @@ PURE = (
     "observe.timeline",
     "observe.stats",
     "reuse.key",
+    "bench.compare",
+    "bench.report.words",
+    "bench.results",
+    "bench.spreadsheet",
     "admission.models",
     "admission.priority",
     "admission.queues",
@@ -112,6 +136,25 @@ PURE = (
     "upstream.breaker",
     "upstream.budget",
     "upstream.retry",
+    "batch.answer",
+    "batch.attempts",
+    "batch.job",
+    "batch.line",
+    "batch.lines",
+    "batch.pace",
+    "batch.record",
+    "batch.recovery",
+    "batch.window",
+    "doctor.finding",
+    "doctor.facts",
+    "doctor.server",
+    "doctor.staying",
+    "doctor.memory",
+    "doctor.watching",
+    "doctor.hop",
+    "doctor.sidecar",
+    "doctor.checks",
+    "doctor.report",
 )
 IMPURE_IMPORTS = {"asyncio", "aiohttp", "logging", "random", "socket", "subprocess", "threading", "time", "uvloop"}
 
