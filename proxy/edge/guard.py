@@ -155,6 +155,14 @@ class Guard:
             raise keys.refusal()
         self._admit_scope(self._callers.of(peer, fields, names), key, Scope.READ)
 
+    def admit_visitor(self, method: str, fields: Sequence[Field], *, local: str) -> None:
+        """Decide about a request for a page of the admin port that has nothing to hide, but not under any name.
+
+        Raises:
+            MisdirectedHost, OriginRefused: It may not be answered.
+        """
+        self._admit_page(method, fields, names_of(fields), local)
+
     def who_of(self, fields: Sequence[Field], *, peer: str, now_unix: float) -> str:
         """Who was refused, for the log: the key's name where a good one was shown, or the address."""
         names = names_of(fields)

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from proxy.observe.stats import Stats
 
 
-# For health checks, which have no key and name the machine as they like; and the live page, which has no figures.
-_FOR_EVERYONE = frozenset(("/livez", "/readyz", "/healthz", "/", *live.PATHS))
+# For health checks, which have no key and name the machine as they like.
+_FOR_EVERYONE = frozenset(("/livez", "/readyz", "/healthz"))
+# The live page has no figures of its own. Who may not read is asked by it for a key.
+_FOR_VISITORS = frozenset(("/", *live.PATHS))
 
 
 class Page(NamedTuple):
@@ -184,12 +186,15 @@ def _guarded(guard: Guard) -> Middleware:
         transport = request.transport
         peer = transport.get_extra_info("peername") if transport is not None else None
         here = transport.get_extra_info("sockname") if transport is not None else None
-        if request.path not in _FOR_EVERYONE or "verbose" in request.query:
+        local = str(here[0]) if here else ""
+        if request.path in _FOR_VISITORS:
+            guard.admit_visitor(request.method, request.raw_headers, local=local)
+        elif request.path not in _FOR_EVERYONE or "verbose" in request.query:
             guard.admit_reader(
                 request.method,
                 request.raw_headers,
                 peer=str(peer[0]) if peer else "",
-                local=str(here[0]) if here else "",
+                local=local,
                 now_unix=time.time(),
             )
         return await handler(request)

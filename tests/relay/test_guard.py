@@ -307,7 +307,7 @@ async def test_a_refusal_has_the_shape_of_the_api_that_was_called(path: str) -> 
 async def test_the_admin_port_tells_a_stranger_only_that_it_lives() -> None:
     async with staged(plain, keys=LISTED) as stage:
         admin = stage.proxy.admin_address
-        for path in ("/", "/metrics", "/requests", "/models", "/queue", "/stats", "/nope", "/debug"):
+        for path in ("/pages", "/metrics", "/requests", "/models", "/queue", "/stats", "/nope", "/debug"):
             answer = await ask(admin, "GET", path, STRANGER)
             assert verdict(answer) == (401, "unauthorized"), path
             assert answer.header("www-authenticate") is not None
@@ -316,6 +316,10 @@ async def test_the_admin_port_tells_a_stranger_only_that_it_lives() -> None:
             assert (await ask(admin, "GET", path)).status == expected
         for path in ("/livez", "/readyz", "/healthz"):
             assert (await ask(admin, "GET", path, STRANGER, host="evil.example")).status == 200
+        # The live page asks for a key itself, but is no page of anybody's name.
+        for path in ("/", "/live.js", "/live.css"):
+            assert (await ask(admin, "GET", path, STRANGER)).status == 200
+            assert verdict(await ask(admin, "GET", path, STRANGER, host="evil.example")) == (421, "misdirected_host")
 
 
 # --- callers behind a proxy
