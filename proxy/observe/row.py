@@ -77,6 +77,8 @@ def _describe_call(t: Timeline, row: dict[str, Any]) -> None:
     row["chunks"] = t.chunks
     if t.reused:
         row["reused"] = t.reused
+    if t.fallback:
+        row["fallback"] = t.fallback
     if t.rule:
         row["rule"] = t.rule
     if t.injected:

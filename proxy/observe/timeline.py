@@ -113,6 +113,7 @@ class Timeline:
         trace_id: From the request's ``traceparent``; the exemplar's id. Empty where there was none.
         key: The name of the key that was shown.
         reused: Answered without a run of its own: from the cache, or by the run of an identical request.
+        fallback: ``host:port`` of the one that answered in Ollama's place.
     """
 
     request_id: str
@@ -153,6 +154,7 @@ class Timeline:
     trace_id: str = ""
     reused: str = ""
     key: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

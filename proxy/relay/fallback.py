@@ -205,12 +205,14 @@ class Fallbacks:
         call.added[:] = [field for field in call.added if not field[0].startswith((b"X-Pilotlight-", b"X-Cache"))]
         call.added.append((b"X-Pilotlight-Upstream", fallback.name.encode()))
         _forget_try(call.timeline)
+        call.timeline.fallback = fallback.name
         try:
             delivery = await self._courier.deliver(call, connection, outgoing, opens, holds=holds)
         except PilotlightError as error:
             if call.reply.started or isinstance(error, ShuttingDown):
                 raise
             self._metrics.queue.fell_back(fallback.name, False)
+            call.timeline.fallback = ""
             return False
         held = delivery.held
         if held is not None:
@@ -218,6 +220,8 @@ class Fallbacks:
         elif delivery.error is None:
             self._told.discard(fallback.name)
         self._metrics.queue.fell_back(fallback.name, held is None and delivery.error is None)
+        if held is not None:
+            call.timeline.fallback = ""
         return held is None
 
     def _note_refusal(self, fallback: Fallback, status: int) -> None:

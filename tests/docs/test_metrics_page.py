@@ -173,6 +173,7 @@ def full_call() -> Timeline:
     t = call(first_token=1.0, first_answer=2.0, finished=3.0, prompt_eval_count=1, eval_count=1, eval_duration_s=1.0)
     t.done_reason, t.rule, t.injected, t.error_code, t.incomplete = "stop", 9, "keep_alive", "upstream_broken", True
     t.client_disconnect_phase, t.trace_id, t.reused, t.key = Phase.STREAMING, "4bf9", "shared", "phone"
+    t.fallback = "10.0.0.2:11434"
     return t
 
 

@@ -122,6 +122,7 @@ async def test_another_one_is_asked_where_ollama_does_not_answer(fails: Any) -> 
         assert told(stage, other) == (1, 0)
         (row,) = await stage.rows()
         assert (row["status"], row["outcome"], row["stream"]) == (200, "ok", True)
+        assert row["fallback"] == other.address
         assert "error" not in row
         assert stage.proxy.scheduler.slots()[0] == 0
 
@@ -312,6 +313,7 @@ async def test_where_nobody_answers_the_first_error_is_told_in_shape(path: str, 
         assert [told(stage, other) for other in others] == [(0, 2), (0, 2)]
         for row in await stage.rows(2):
             assert (row["status"], row["outcome"]) == (502, "upstream_error")
+            assert "fallback" not in row
             assert row["bytes_out"] > 0
 
 
@@ -374,6 +376,7 @@ async def test_one_that_breaks_off_in_mid_stream_is_told_and_nobody_else_is_aske
         assert told(stage, first) == (0, 1)
         (row,) = await stage.rows()
         assert (row["outcome"], row["incomplete"], row["error"]) == ("upstream_error", True, "upstream_broken")
+        assert row["fallback"] == first.address
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
