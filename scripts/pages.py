@@ -168,6 +168,7 @@ def example_yaml() -> str:
     """A file that changes nothing, with every setting at its default, and one kept model as a comment."""
     lines = [
         "# Every setting with its default. What each means: docs/settings.md. Try it: pilotlight check --config FILE",
+        "# Copy only what is to be another: a line in the file wins over presets and Ollama's variables.",
         *effective_yaml(Settings()).splitlines(),
     ]
     place = lines.index("models: []")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.bench.children import Child, free_port
-from proxy.bench.ways import find_nginx
+from proxy.bench.own.ways import find_nginx
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "nginx"
 NGINX = find_nginx()
+_CONF = """
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        {location}
+    }}
+}}
+"""
 needs_nginx = [pytest.mark.nginx, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
 
 
@@ -42,6 +59,16 @@ async def nginx(folder: Path, conf: Path, port: int) -> AsyncIterator[Child]:
     async with Child(arguments, folder / "log", {"PATH": os.environ["PATH"]}, program=(NGINX,)) as child:
         await child.wait_listening(port, 10)
         yield child
+
+
+@contextlib.asynccontextmanager
+async def nginx_with(folder: Path, location: str) -> AsyncIterator[str]:
+    """The URL of one that serves nothing but a location, which is given as it stands in its configuration."""
+    port = free_port()
+    conf = folder / "nginx.conf"
+    conf.write_text(_CONF.format(folder=folder, port=port, location=location), encoding="utf-8")
+    async with nginx(folder, conf, port):
+        yield f"http://127.0.0.1:{port}"
 
 
 def render_committed(

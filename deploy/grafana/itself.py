@@ -159,7 +159,7 @@ def _cost(board: Board) -> None:
         "Memory",
         [Query(f"process_resident_memory_bytes{{{_OWN}}}", "{{instance}}")],
         "bytes",
-        "Resident memory, about 55 MiB at rest; `cache.max_bytes` and requests under way come on top. It should not "
+        "Resident memory, about 65 MiB at rest; `cache.max_bytes` and requests under way come on top. It should not "
         "climb for days.",
         width=8,
         none="Unknown",

@@ -38,7 +38,8 @@ def _calls(board: Board) -> None:
         "By route",
         [Query(rate("llm_calls_total", MODEL, "endpoint"), "{{endpoint}}")],
         "reqps",
-        "Calls per second by API. Those on v1_* carry no options and may make Ollama load a model again.",
+        "Calls per second by API. v1_responses, v1_messages and v1_embeddings carry no options and may make Ollama "
+        "load a model again.",
         stacked=True,
     ).graph(
         "Duration of calls",

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from proxy.batch.attempts import Patience
 from proxy.batch.line import Defaults
+from proxy.wire.urls import without_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +96,6 @@ def _check_url(url: str) -> None:
     except ValueError:
         fits = False
     if not fits or parts.query or parts.fragment or not url.isascii() or any(character <= " " for character in url):
-        raise ValueError(f"url: must be http://HOST[:PORT] or https://HOST[:PORT], not {url!r:.80}")
+        raise ValueError(f"url: must be http://HOST[:PORT] or https://HOST[:PORT], not {without_user(url)!r:.80}")
     if parts.username is not None:
         raise ValueError("url: must have no user and password; give a key or a header")

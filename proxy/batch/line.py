@@ -30,6 +30,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 PATHS: Final[Mapping[str, str]] = {"prompt": "/api/generate", "messages": "/api/chat", "input": "/api/embed"}
 _OURS: Final = ("id", "meta")
+# What is often put beside ``options`` though it belongs into it; only to say so.
+_OPTIONS: Final = ("temperature", "num_predict", "num_ctx", "top_p", "top_k", "min_p", "seed", "stop")
 _FITTING: Final[Mapping[str, tuple[type, ...]]] = {"prompt": (str,), "messages": (list,), "input": (str, list)}
 
 
@@ -175,6 +177,7 @@ def _has_system(messages: list[Any]) -> bool:
 def _unknown(name: str, kind: str) -> str:
     if name == "stream":
         return "stream: is not for a line to say; its result is one line"
-    close = difflib.get_close_matches(name, FIELDS[kind], n=1)
+    known = {field: field for field in FIELDS[kind]} | {option: f"options.{option}" for option in _OPTIONS}
+    close = [known[near] for near in difflib.get_close_matches(name, known, n=1)]
     meant = f"; did you mean {close[0]}?" if close else "; what is only to be carried along belongs into meta"
     return f"{name}: unknown in a line with {kind}{meant}"

@@ -1,7 +1,8 @@
-"""Measuring: the users' ``pilotlight bench``, and the developers' benchmarks.
+"""Measuring: the users' ``pilotlight bench``, and what else measures or starts programs.
 
-* Users: ``workloads/`` makes the calls, ``run`` and ``models`` go through them, ``targets`` judges, ``results`` is the
-  file, ``statistics``, ``compare``, ``spreadsheet`` and ``report/`` are what is made of it.
-* Developers: the modules with a ``main``, which ``scripts/bench NAME`` runs.
-* ``first_token``, ``children`` and ``proc`` serve both, ``demo`` is ``pilotlight demo``.
+* ``workloads/`` makes the calls, ``run`` and ``models`` go through them, ``targets`` judges, ``results`` is the file,
+  ``statistics``, ``compare``, ``spreadsheet`` and ``report/`` are what is made of it.
+* ``demo`` is ``pilotlight demo``.
+* ``own/`` has the developers' benchmarks, which ``scripts/bench NAME`` runs; ``children`` and ``collector`` serve both,
+  ``first_token`` the doctor too.
 """

@@ -7,14 +7,20 @@ import contextlib
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
     from types import TracebackType
 
 PILOTLIGHT: Final = (sys.executable, "-m", "proxy")
+# Without settings of the caller's. Debian keeps nginx where the path of a plain user does not look.
+ENVIRON: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+}
+_LISTEN_S = 20.0
 _STOP_S = 5.0
 _POLL_S = 0.05
 
@@ -43,6 +49,15 @@ def pinned(cpus: Collection[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, ours)
+
+
+def processors() -> tuple[frozenset[int] | None, frozenset[int] | None]:
+    """Which processor the measured program gets, and which ones everything else; ``None`` where there is only one."""
+    usable = os.sched_getaffinity(0)
+    if len(usable) < 2:
+        return None, None
+    ours = min(usable)
+    return frozenset({ours}), frozenset(usable - {ours})
 
 
 class Child:
@@ -122,8 +137,30 @@ class Child:
                     process.kill()
                 await process.wait()
 
-    async def wait_listening(self, port: int, timeout_s: float) -> None:
+    async def wait_listening(self, port: int, timeout_s: float = _LISTEN_S) -> None:
         """Return once the port takes connections.
+
+        Raises:
+            ChildError: The program ended, or the time is over; with the end of what it wrote.
+        """
+
+        async def is_listening() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await self.wait_until(is_listening, timeout_s, "did not listen")
+
+    async def wait_until(self, condition: Callable[[], Awaitable[bool]], timeout_s: float, failing: str) -> None:
+        """Return once something holds, which is looked at again and again.
+
+        Args:
+            condition: What has to hold.
+            timeout_s: How long it may take.
+            failing: What is said of the program where it does not, as ``did not become ready``.
 
         Raises:
             ChildError: The program ended, or the time is over; with the end of what it wrote.
@@ -131,16 +168,12 @@ class Child:
         try:
             async with asyncio.timeout(timeout_s):
                 while self.is_running:
-                    try:
-                        _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    except OSError:
-                        await asyncio.sleep(_POLL_S)
-                    else:
-                        writer.close()
+                    if await condition():
                         return
+                    await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise ChildError(self.describe(f"did not listen within {timeout_s:g} s")) from None
-        raise ChildError(self.describe("ended at once"))
+            raise ChildError(self.describe(f"{failing} within {timeout_s:g} s")) from None
+        raise ChildError(self.describe("ended on its own"))
 
     def describe(self, what: str) -> str:
         """One sentence about this program, and the last lines that it wrote."""

@@ -27,9 +27,7 @@ _QUESTION = "Why is the sky blue?"
 
 # How long the simulated Ollamas keep a model without being asked; Ollama's own default is five minutes.
 SERVER_KEEP_ALIVE_S = 2
-_LISTEN_S = 20.0
 _READY_S = 30.0
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +130,12 @@ async def stage(folder: Path, environ: Mapping[str, str], tell: Callable[[str], 
             Child(_simulate(behind, behind_control), folder / "behind.log", ollama) as second,
         ):
             tell("starting two simulated Ollamas")
-            await first.wait_listening(direct_control, _LISTEN_S)
-            await second.wait_listening(behind_control, _LISTEN_S)
+            await first.wait_listening(direct_control)
+            await second.wait_listening(behind_control)
             tell("starting the proxy in front of the second; it loads the model")
             started = asyncio.get_running_loop().time()
             async with Child(serve, folder / "proxy.log", environ) as proxy:
-                await proxy.wait_listening(admin, _LISTEN_S)
+                await proxy.wait_listening(admin)
                 admin_url = f"http://127.0.0.1:{admin}"
                 await _wait_ready(proxy, f"{admin_url}/readyz")
                 ready_s = asyncio.get_running_loop().time() - started
@@ -156,15 +154,15 @@ def _way(port: int, control_port: int) -> Way:
 
 async def _wait_ready(proxy: Child, url: str) -> None:
     async with aiohttp.ClientSession() as session:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READY_S):
-                while proxy.is_running:
-                    with contextlib.suppress(aiohttp.ClientError):
-                        async with session.get(url) as response:
-                            if response.status == 200:
-                                return
-                    await asyncio.sleep(_POLL_S)
-    raise ChildError(proxy.describe("did not become ready"))
+
+        async def is_ready() -> bool:
+            try:
+                async with session.get(url) as response:
+                    return response.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await proxy.wait_until(is_ready, _READY_S, "did not become ready")
 
 
 async def run(scene: Stage, tell: Callable[[str], None], workloads: Sequence[Workload] = WORKLOADS) -> list[Row]:

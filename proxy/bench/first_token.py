@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -106,7 +107,7 @@ async def measure(
                 call.feed(piece, time.monotonic())
             timing = read_timing(response.headers.getall("Server-Timing", []))
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise MeasureError(f"{url}: {error or type(error).__name__}") from error
+        raise MeasureError(f"{url}: {reason_of(error)}") from error
     return call.measured(time.monotonic(), timing)
 
 
@@ -161,6 +162,21 @@ class _Call:
         # What Ollama knows of the conversation can be long, and is nobody's business here.
         record = {name: value for name, value in self._record.items() if name not in ("context", "message", "response")}
         return Measured(self._arrivals[0], now - self._started, tuple(self._arrivals), record, timing)
+
+
+def why_unconnected(error: aiohttp.ClientConnectorError) -> str:
+    """In the words of the system: asyncio's own name the address once more, and not always the reason."""
+    number = error.os_error.errno
+    return os.strerror(number) if number and number > 0 else str(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a call was not answered, for people."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {why_unconnected(error)}"
+    return str(error) or type(error).__name__
 
 
 def read_timing(fields: list[str]) -> dict[str, float]:

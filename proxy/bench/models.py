@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxy import __version__
 from proxy.bench import machine, results
-from proxy.bench.proc import without_collections
+from proxy.bench.collector import without_collections
 from proxy.bench.remaining import Expected, Remaining
 from proxy.bench.run import Step, settings_of
 from proxy.bench.statistics import PROMPT_SPEED

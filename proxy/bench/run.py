@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import __version__
 from proxy.bench import machine, results
-from proxy.bench.proc import without_collections
+from proxy.bench.collector import without_collections
 from proxy.bench.remaining import Remaining
 from proxy.bench.statistics import side as side_of
 from proxy.bench.statistics import workload as workload_of

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import orjson
 import typer
@@ -21,12 +21,9 @@ from proxy.batch.job import Job
 from proxy.batch.journal import Journal, Output, OutputFailed, OutputUnusable, Pipe, opened
 from proxy.batch.run import BatchStopped, ChangedInput
 from proxy.batch.source import InputUnusable, Source
+from proxy.cli.exits import FAILED, INTERRUPTED, OK, UNUSABLE
+from proxy.cli.options import read_header
 from proxy.cli.progress import Progress
-
-_OK: Final = 0
-_FAILED: Final = 1
-_UNUSABLE: Final = 2
-_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +52,20 @@ def run(given: Given) -> int:
             source = _source(given, stack)
             output = _output(given, job, stack)
         except ValueError as error:
-            return _say(f"--{error}", _UNUSABLE)
+            return _say(f"--{error}", UNUSABLE)
         except (InputUnusable, OutputUnusable) as error:
-            return _say(str(error), _UNUSABLE)
+            return _say(str(error), UNUSABLE)
         except KeyboardInterrupt:
-            return _INTERRUPTED
+            return INTERRUPTED
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(source, output, job, given))
 
 
 def _job(given: Given) -> Job:
-    headers = []
-    for text in given.headers:
-        name, colon, value = text.partition(":")
-        if not colon:
-            raise ValueError(f"header: 'NAME: VALUE' is needed, not {text!r:.40}")
-        headers.append((name.strip(), value.strip()))
+    try:
+        headers = tuple(map(read_header, given.headers))
+    except ValueError as error:
+        raise ValueError(f"header: {error}") from None
     try:
         options = orjson.loads(given.options)
     except orjson.JSONDecodeError as error:
@@ -78,7 +73,7 @@ def _job(given: Given) -> Job:
     if not isinstance(options, dict):
         raise ValueError("options: must be a JSON object")
     try:
-        return Job(**given.job, options=options, headers=tuple(headers), key=given.key)
+        return Job(**given.job, options=options, headers=headers, key=given.key)
     except ValueError as error:
         # Flags are spelt with hyphens.
         name, colon, rest = str(error).partition(":")
@@ -107,7 +102,7 @@ def _output(given: Given, job: Job, stack: contextlib.ExitStack) -> Output:
     output = opened(given.out, again=given.retry_errors, ordered=job.ordered)
     stack.callback(output.close)
     if isinstance(output, Journal) and output.cut_bytes:
-        _say(f"{given.out}: the last result was torn by a crash and is done again", _OK)
+        _say(f"{given.out}: the last result was torn by a crash and is done again", OK)
     return output
 
 
@@ -127,11 +122,11 @@ async def _run(source: Source, output: Output, job: Job, given: Given) -> int:
             tally, problem = progress.tally, str(error)
         except ChangedInput as error:
             progress.stop()
-            return _say(f"{given.lines or 'standard input'}: {error}; give another --out than {given.out}", _UNUSABLE)
+            return _say(f"{given.lines or 'standard input'}: {error}; give another --out than {given.out}", UNUSABLE)
         except asyncio.CancelledError:
             progress.stop()
             _sum_up(progress.tally, given, time.monotonic() - began)
-            return _say(f"interrupted{_to_go_on(given, progress.tally)}", _INTERRUPTED)
+            return _say(f"interrupted{_to_go_on(given, progress.tally)}", INTERRUPTED)
         finally:
             counting.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
@@ -139,8 +134,8 @@ async def _run(source: Source, output: Output, job: Job, given: Given) -> int:
     if tally.done or not problem:
         _sum_up(tally, given, time.monotonic() - began)
     if problem:
-        return _say(f"{problem}{_to_go_on(given, tally)}", _FAILED)
-    return _FAILED if tally.errors else _OK
+        return _say(f"{problem}{_to_go_on(given, tally)}", FAILED)
+    return FAILED if tally.errors else OK
 
 
 async def _count(source: Source, progress: Progress) -> None:
@@ -157,20 +152,20 @@ def _to_go_on(given: Given, tally: Tally) -> str:
 
 def _sum_up(tally: Tally, given: Given, elapsed_s: float) -> None:
     rate = tally.done / elapsed_s if elapsed_s else 0.0
-    parts = [f"{tally.done:,} lines done in {elapsed_s:,.1f} s, {rate:,.1f} lines/s"]
+    parts = [f"{tally.done:,} {'line' if tally.done == 1 else 'lines'} done in {elapsed_s:,.1f} s, {rate:,.1f} lines/s"]
     if tally.before:
         parts.append(f"{tally.before:,} were done before")
     if tally.prompt_tokens or tally.tokens:
         parts.append(f"{tally.prompt_tokens:,} tokens read, {tally.tokens:,} written")
     if tally.repeats:
         parts.append(f"{tally.repeats:,} repetitions")
-    _say("; ".join(parts), _OK)
+    _say("; ".join(parts), OK)
     if tally.errors:
-        named = ", ".join(map(str, tally.named))
+        named = ", ".join(map(str, sorted(tally.named)))
         more = ", ..." if len(tally.named) < tally.errors and named else ""
-        where = f" (lines {named}{more})" if named else ""
+        where = f" ({'line' if tally.errors == 1 else 'lines'} {named}{more})" if named else ""
         again = "; --retry-errors does them again" if given.out is not None else ""
-        _say(f"{tally.errors:,} with an error{where}{again}", _OK)
+        _say(f"{tally.errors:,} with an error{where}{again}", OK)
 
 
 def _say(text: str, code: int) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from proxy.cli.compare import compare
+from proxy.cli.options import read_header, read_url, refuse, refusing
 from proxy.cli.report import report
 from proxy.settings import process_environ
 from proxy.settings.values import check_base_url
 
-# RFC 9110, 5.6.2 (token) and 5.5 (a field's value).
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x1f\x7f]*)")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PROGRAM: Final = "pilotlight bench"
 _MODEL_CALLS = 10
 WARM_CALLS = 100
 _LONGEST_KEEP_ALIVE_S = 3600
@@ -130,32 +132,14 @@ def measure(
     import secrets
 
     from proxy.bench.targets import FailOn
-    from proxy.bench.workloads.kinds import WORKLOADS
-    from proxy.bench.workloads.plan import BUILT_IN, Plan, keep_alive_s
-    from proxy.bench.workloads.prompts import read_prompts
+    from proxy.bench.workloads.plan import BUILT_IN, Plan
     from proxy.cli.benching import Given, run
 
-    if not direct:
-        _refuse("--direct", "is needed: where Ollama listens, as http://127.0.0.1:11434")
     names = [name.strip() for name in models.split(",") if name.strip()]
-    if not names and not model:
-        _refuse("--model", "is needed, or --models")
-    chosen = list(dict.fromkeys(workload or [name for name in WORKLOADS if second_model or name != "swap"]))
-    for name in chosen:
-        if name not in WORKLOADS:
-            _refuse("--workload", f"{name} is none; there are {', '.join(WORKLOADS)}")
-        if WORKLOADS[name].needs_second and not second_model and not names:
-            _refuse("--second-model", f"is needed for {name}: a model that does not fit in memory beside --model")
-    for what in fail_on or ():
-        if what not in list(FailOn):
-            _refuse("--fail-on", f"{what} is none; there are {', '.join(FailOn)}")
-    fields = [_header(text) for text in header or ()]
-    prompts: list[str] = []
-    if prompt_file is not None:
-        try:
-            prompts = read_prompts(_read("--prompt-file", prompt_file))
-        except ValueError as error:
-            _refuse("--prompt-file", f"{prompt_file} {error}")
+    _check_needed(direct, model or models, keep_alive, fail_on or ())
+    chosen = _chosen(workload, second_model, is_comparison=bool(names))
+    with refusing(_PROGRAM, "--header"):
+        fields = [read_header(text) for text in header or ()]
     plan = Plan(
         model=model,
         workloads=() if names else chosen,
@@ -167,14 +151,12 @@ def measure(
         num_predict=tokens,
         keep_alive=keep_alive,
         settle_s=settle,
-        prompts=prompts,
+        prompts=_prompts(prompt_file),
         prompts_name=prompt_file.name if prompt_file is not None else BUILT_IN,
         system=_read("--system-file", system_file) if system_file is not None else "",
         seed=secrets.randbelow(2**31) if seed is None else seed,
         header_names=[name for name, _ in fields],
     )
-    if not 0 < keep_alive_s(keep_alive) <= _LONGEST_KEEP_ALIVE_S:
-        _refuse("--keep-alive", f"must be a duration of up to an hour, as 1s or 2m, not {keep_alive!r}")
     given = Given(
         plan=plan,
         direct=_url("--direct", direct),
@@ -190,29 +172,54 @@ def measure(
     raise typer.Exit(run(given))
 
 
-def _url(option: str, text: str) -> str:
+def _check_needed(direct: str, model: str, keep_alive: str, fail_on: Iterable[str]) -> None:
+    from proxy.bench.targets import FailOn
+    from proxy.bench.workloads.plan import keep_alive_s
+
+    if not direct:
+        refuse(_PROGRAM, "--direct", "is needed: where Ollama listens, as http://127.0.0.1:11434")
+    if not model:
+        refuse(_PROGRAM, "--model", "is needed, or --models")
+    for what in fail_on:
+        if what not in list(FailOn):
+            refuse(_PROGRAM, "--fail-on", f"{what} is none; there are {', '.join(FailOn)}")
+    if not 0 < keep_alive_s(keep_alive) <= _LONGEST_KEEP_ALIVE_S:
+        refuse(_PROGRAM, "--keep-alive", f"must be a duration of up to an hour, as 1s or 2m, not {keep_alive!r}")
+
+
+def _chosen(workloads: list[str] | None, second_model: str, *, is_comparison: bool) -> list[str]:
+    """The workloads, each once: those that are named, else all that can be run."""
+    from proxy.bench.workloads.kinds import WORKLOADS
+
+    for name in workloads or ():
+        if name not in WORKLOADS:
+            refuse(_PROGRAM, "--workload", f"{name} is none; there are {', '.join(WORKLOADS)}")
+        if WORKLOADS[name].needs_second and not second_model and not is_comparison:
+            why = f"is needed for {name}: a model that does not fit in memory beside --model"
+            refuse(_PROGRAM, "--second-model", why)
+    return list(dict.fromkeys(workloads or [name for name in WORKLOADS if second_model or name != "swap"]))
+
+
+def _prompts(path: Path | None) -> list[str]:
+    from proxy.bench.workloads.prompts import read_prompts
+
+    if path is None:
+        return []
     try:
-        return check_base_url(text)
+        return read_prompts(_read("--prompt-file", path))
     except ValueError as error:
-        _refuse(option, f"{text!r} {error}")
+        refuse(_PROGRAM, "--prompt-file", f"{path} {error}")
 
 
-def _header(text: str) -> tuple[str, str]:
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        _refuse("--header", f"must be 'NAME: VALUE', not {text.partition(':')[0]!r}")
-    return match[1], match[2].strip()
+def _url(option: str, text: str) -> str:
+    with refusing(_PROGRAM, option):
+        return read_url(text, check_base_url)
 
 
 def _read(option: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        _refuse(option, f"{path}: {error.strerror or error}")
+        refuse(_PROGRAM, option, f"{path}: {error.strerror or error}")
     except UnicodeDecodeError:
-        _refuse(option, f"{path}: is not UTF-8 text")
-
-
-def _refuse(option: str, message: str) -> NoReturn:
-    typer.echo(f"pilotlight bench: {option}: {message}", err=True)
-    raise typer.Exit(2)
+        refuse(_PROGRAM, option, f"{path}: is not UTF-8 text")

@@ -8,7 +8,7 @@ import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 import uvloop
@@ -23,6 +23,7 @@ from proxy.bench.run import Bench, Step
 from proxy.bench.targets import failures
 from proxy.bench.workloads.server import Server, ServerError, UnknownModelError
 from proxy.cli.bench_table import print_run
+from proxy.cli.exits import FAILED, INTERRUPTED, OK, UNUSABLE
 from proxy.cli.screen import cancel_on
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
     from proxy.bench.results import Run
     from proxy.bench.targets import FailOn
     from proxy.bench.workloads.plan import Plan
-
-_OK: Final = 0
-_FAILED: Final = 1
-_UNUSABLE: Final = 2
-_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +64,20 @@ def run(given: Given) -> int:
     try:
         files.prepare(given.out)
     except ResultsError as error:
-        return _say(f"--out: {error}", _UNUSABLE)
+        return _say(f"--out: {error}", UNUSABLE)
     with _Screen() as screen:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 measured = runner.run(_measure(given, screen))
         except UnknownModelError as error:
             screen.stop()
-            return _say(str(error), _UNUSABLE)
+            return _say(str(error), UNUSABLE)
         except ServerError as error:
             screen.stop()
-            return _say(str(error), _FAILED)
+            return _say(str(error), FAILED)
         except (KeyboardInterrupt, asyncio.CancelledError):
             # Before anything was measured.
-            return _INTERRUPTED
+            return INTERRUPTED
     return finish(measured.result(), measured.lost, given)
 
 
@@ -117,16 +113,16 @@ def finish(result: Run, lost: str, given: Given) -> int:
         given: The options.
     """
     if not _has_samples(result):
-        _say(lost or "nothing was measured", _FAILED)
-        return _INTERRUPTED if result.interrupted else _FAILED
+        _say(lost or "nothing was measured", FAILED)
+        return INTERRUPTED if result.interrupted else FAILED
     print_run(result)
     code = _write(result, given.out)
     if lost:
-        code = _say(lost, _FAILED)
+        code = _say(lost, FAILED)
     for line in failures(result, given.fail_on):
-        code = _say(line, _FAILED)
+        code = _say(line, FAILED)
     if result.interrupted:
-        return _say("stopped early; the results hold what was measured until then", _INTERRUPTED)
+        return _say("stopped early; the results hold what was measured until then", INTERRUPTED)
     return code
 
 
@@ -136,15 +132,15 @@ def _has_samples(result: Run) -> bool:
 
 def _write(result: Run, folder: Path) -> int:
     """Where the folder takes nothing any more, a temporary one has to do: what took so long must not be lost."""
-    code = _OK
+    code = OK
     try:
         written = files.write(result, folder)
     except ResultsError as error:
-        code = _say(f"--out: {error}", _FAILED)
+        code = _say(f"--out: {error}", FAILED)
         try:
             written = files.write(result, Path(tempfile.mkdtemp(prefix="pilotlight-bench-")))
         except (ResultsError, OSError) as again:
-            return _say(f"nor elsewhere: {again}; the table above is all there is", _FAILED)
+            return _say(f"nor elsewhere: {again}; the table above is all there is", FAILED)
     for path in written:
         typer.echo(path)
     return code

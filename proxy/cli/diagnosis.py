@@ -85,9 +85,13 @@ def _print(out: Console, observed: Observed, checked: list[Checked]) -> None:
         out.print("Not examined:", markup=False, highlight=False)
         for line in skipped:
             out.print(Text(f"  {line}", style="dim"), soft_wrap=True)
-    counts = [f"{sum(f.severity is severity for f in findings)} {severity.value}s" for severity in Severity]
+    counts = [_count(sum(f.severity is severity for f in findings), severity.value) for severity in Severity]
     verdict = ", ".join(counts) if findings else "nothing found"
     out.print(f"{len(checked) - len(skipped)} of {len(checked)} checks made: {verdict}", markup=False, highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _models(observed: Observed) -> Table:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, NoReturn
+from typing import Annotated, Final
 
 import typer
 
-from proxy.cli.options import Admin, Config, UpstreamUrl, flags, load_or_exit, read_header
+from proxy.cli.options import Admin, Config, UpstreamUrl, flags, load_or_exit, read_header, read_url, refuse, refusing
 from proxy.settings import process_environ
 from proxy.settings.values import check_url
+
+_PROGRAM: Final = "pilotlight"
 
 Via = Annotated[
     str | None,
@@ -78,11 +80,15 @@ def doctor(
 
     for code in ignore or ():
         if code not in CODES:
-            _refuse("--ignore", f"{code} is no finding's code; they are in docs/doctor.md")
+            refuse(_PROGRAM, "--ignore", f"{code} is no finding's code; they are in docs/doctor.md")
+    with refusing(_PROGRAM, "--via"):
+        via = None if via is None else read_url(via, check_url)
+    with refusing(_PROGRAM, "--header"):
+        headers = dict(read_header(text) for text in header or ())
     asked = Asked(
-        via=_url(via),
+        via=via,
         model=model,
-        headers=dict(_header(text) for text in header or ()),
+        headers=headers,
         vram_bytes=None if vram is None else int(vram * 2**30),
         streams=not no_stream,
         tokens=tokens,
@@ -95,24 +101,3 @@ def doctor(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(1 if found else 0)
-
-
-def _url(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return check_url(text)
-    except ValueError as error:
-        _refuse("--via", f"{text!r} {error}")
-
-
-def _header(text: str) -> tuple[str, str]:
-    try:
-        return read_header(text)
-    except ValueError as error:
-        _refuse("--header", str(error))
-
-
-def _refuse(option: str, message: str) -> NoReturn:
-    typer.echo(f"pilotlight: {option}: {message}", err=True)
-    raise typer.Exit(2)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from proxy.cli.exits import UNUSABLE
 from proxy.errors import ConfigError
 from proxy.settings import Settings, load, process_environ
+from proxy.wire.urls import without_user
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 # RFC 9110, 5.6.2 (token) and 5.5 (a field's value).
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x1f\x7f]*)")
@@ -50,7 +56,7 @@ def load_or_exit(config: Path | None, given: dict[str, Any]) -> Settings:
         return load(config, process_environ(), given)
     except ConfigError as error:
         typer.echo(f"pilotlight: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(UNUSABLE) from None
 
 
 def read_header(text: str) -> tuple[str, str]:
@@ -63,3 +69,30 @@ def read_header(text: str) -> tuple[str, str]:
     if match is None:
         raise ValueError("must be 'NAME: VALUE'")
     return match[1], match[2].strip()
+
+
+def read_url(text: str, check: Callable[[str], str]) -> str:
+    """A URL that ``check`` takes, as it is spelt then.
+
+    Raises:
+        ValueError: It does not; a password is not repeated.
+    """
+    try:
+        return check(text)
+    except ValueError as error:
+        raise ValueError(f"{without_user(text)!r} {error}") from None
+
+
+@contextlib.contextmanager
+def refusing(program: str, option: str) -> Iterator[None]:
+    """A ``ValueError`` inside becomes one line on standard error that names the option, and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        refuse(program, option, str(error))
+
+
+def refuse(program: str, option: str, message: str) -> NoReturn:
+    """One line on standard error that names the option, and exit code 2."""
+    typer.echo(f"{program}: {option}: {message}", err=True)
+    raise typer.Exit(UNUSABLE)

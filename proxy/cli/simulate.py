@@ -27,7 +27,9 @@ Vram = Annotated[
 ]
 ControlAddress = Annotated[
     str | None,
-    typer.Option("--control", metavar="HOST:PORT", help="Switches on a port of their own.", show_default=False),
+    typer.Option(
+        "--control", metavar="HOST:PORT", help="Takes faults, and holds tokens back; off without.", show_default=False
+    ),
 ]
 Faults = Annotated[
     list[str] | None,
@@ -59,8 +61,8 @@ def simulate(
 ) -> None:
     """Run a simulated Ollama: no model computes anything, and its speeds are made up.
 
-    OLLAMA_NUM_PARALLEL, OLLAMA_MAX_LOADED_MODELS, OLLAMA_MAX_QUEUE, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH and
-    OLLAMA_ORIGINS are read as the real server reads them.
+    OLLAMA_NUM_PARALLEL, OLLAMA_MAX_LOADED_MODELS, OLLAMA_MAX_QUEUE, OLLAMA_KEEP_ALIVE, OLLAMA_CONTEXT_LENGTH,
+    OLLAMA_ORIGINS and OLLAMA_NO_CLOUD are read as the real server reads them.
     """
     # Imported late: the other commands, the proxy among them, do without the simulator's 6 MiB.
     from proxy.cli.simulating import run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 import yaml
 
+from proxy.settings import Address, to_listen_on
 from proxy.simulator import Environment, Profile, ProfileError, SimulatedOllama, build_profile, read_profile
 from proxy.simulator.control import Control
 from proxy.simulator.environment import machine_changes, serve_environment
@@ -108,22 +110,24 @@ async def _run(simulated: SimulatedOllama, control: tuple[str, int] | None, rest
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        await simulated.start()
-    except OSError as error:
-        typer.echo(f"pilotlight: cannot listen on {simulated.host}:{simulated.port}: {error.strerror}", err=True)
-        return 1
-    typer.echo(f"simulated Ollama (not Ollama; its speeds are made up) on {simulated.url}")
-    switches = Control(simulated, *control) if control is not None else None
-    if switches is not None:
-        await switches.start()
-        typer.echo(f"switches under http://{control[0] if control else ''}:{switches.port}/_sim/")
-    try:
+    async with contextlib.AsyncExitStack() as opened:
+        try:
+            with to_listen_on(Address(simulated.host, simulated.port)):
+                await simulated.start()
+            opened.push_async_callback(simulated.aclose)
+            said = [f"simulated Ollama (not Ollama; its speeds are made up) on {simulated.url}"]
+            if control is not None:
+                switches = Control(simulated, *control)
+                with to_listen_on(Address(*control)):
+                    await switches.start()
+                opened.push_async_callback(switches.aclose)
+                said.append(f"switches under http://{Address(control[0], switches.port)}/_sim/")
+        except OSError as error:
+            typer.echo(f"pilotlight: cannot listen on {error.strerror}", err=True)
+            return 1
+        for line in said:
+            typer.echo(line)
         return await _until_stopped(simulated, stop, restart_after_s)
-    finally:
-        if switches is not None:
-            await switches.aclose()
-        await simulated.aclose()
 
 
 async def _until_stopped(simulated: SimulatedOllama, stop: asyncio.Event, restart_after_s: float | None) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from proxy.bench.first_token import why_unconnected
 from proxy.doctor.facts import Contact, Reached, Stamp
 from proxy.observe.row import printable
 
@@ -70,7 +71,7 @@ async def contact(
         return Contact(url, Reached.TLS, text=_said(error), took_s=took_s())
     except aiohttp.ClientConnectorError as error:
         reached = Reached.REFUSED if error.os_error.errno == errno.ECONNREFUSED else Reached.NO_ROUTE
-        return Contact(url, reached, text=_said(error), took_s=took_s())
+        return Contact(url, reached, text=printable(why_unconnected(error), _TEXT), took_s=took_s())
     except aiohttp.ConnectionTimeoutError:
         return Contact(url, Reached.TIMED_OUT, took_s=took_s())
     except TimeoutError:

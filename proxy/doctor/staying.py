@@ -218,7 +218,7 @@ def options(observed: Observed) -> Outcome:
 
 
 def _keeps(observed: Observed) -> bool:
-    """A proxy of ours is there, and may have let the context grow for a client, as it should."""
+    """A proxy of ours is there, with one set of options for each model, which grows for a client as it should."""
     return (
         observed.admin is not None and observed.admin.is_there and observed.settings.rewrite.client_options == "merge"
     )
@@ -242,17 +242,18 @@ def names(observed: Observed) -> Outcome:
         told = "; ".join(f"{name}: {_values(own, differing)}" for name, own in group.items())
         first, *others = group
         is_wanted = any(observed.row(name) is not None or name in kept_names for name in group)
+        through = f"(`pilotlight serve --model {first}`)" if not _keeps(observed) else "(it runs: who goes past it?)"
         findings.append(
             Finding(
                 "shared_weights",
-                Severity.WARNING if is_wanted else Severity.NOTICE,
+                Severity.WARNING if is_wanted and not _keeps(observed) else Severity.NOTICE,
                 first,
                 f"{' and '.join(group)} share one runner, and their Modelfiles want it with different options",
                 told,
                 Basis.REPORTED,
                 f"each change from one name to the other is a reload; {_RELOAD_COST}",
                 f"Give both the same PARAMETER {' and '.join(differing)}; or let clients come through Pilotlight, "
-                f"which keeps one set for the weights (`pilotlight serve --model {first}`).",
+                f"which keeps one set for the weights {through}.",
                 {"names": len(others) + 1},
             )
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.admission.priority import Priority, parse_priority
 from proxy.errors import BadRequest, Forbidden, Unauthorized
+from proxy.settings.values import burst_of
 from proxy.wire.headers import names_of
 from proxy.wire.names import canonical
 
@@ -201,9 +202,7 @@ def _key(entry: ApiKey) -> Key:
 
 def _burst(rate_per_s: float | None, burst: int | None) -> int | None:
     """A key's burst by the rule of ``rate_limit.burst``; the common one beside a rate of its own would be too small."""
-    if burst or rate_per_s is None:
-        return burst or None
-    return max(1, round(2 * rate_per_s))
+    return burst or None if rate_per_s is None else burst_of(rate_per_s, burst or 0)
 
 
 def _compiled(patterns: Iterable[str]) -> re.Pattern[str] | None:

@@ -45,7 +45,7 @@ from proxy.residency.service import Residency
 from proxy.server.admin import build_admin
 from proxy.server.listen import BACKLOG, Listener
 from proxy.server.reload import Live, Reloader, burst
-from proxy.settings.address import parse_address
+from proxy.settings.address import parse_address, to_listen_on
 from proxy.upstream.connecting import Connecting
 from proxy.upstream.ollama import Ollama
 from proxy.upstream.pool import Pool
@@ -234,9 +234,10 @@ class Proxy:
             OSError: An address cannot be listened on.
         """
         address = parse_address(self._settings.listen)
-        self._server = await asyncio.get_running_loop().create_server(
-            self._listener, address.host, address.port, backlog=BACKLOG
-        )
+        with to_listen_on(address):
+            self._server = await asyncio.get_running_loop().create_server(
+                self._listener, address.host, address.port, backlog=BACKLOG
+            )
         self.listen_address = _bound(self._server.sockets[0].getsockname())
         await self._start_admin()
         preset = {"preset": self._settings.preset} if self._settings.preset else {}
@@ -311,7 +312,8 @@ class Proxy:
         self._admin = web.AppRunner(admin, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_S)
         await self._admin.setup()
         site = web.TCPSite(self._admin, address.host, address.port)
-        await site.start()
+        with to_listen_on(address):
+            await site.start()
         self.admin_address = _bound(self._admin.addresses[0])
 
     def _spawn(self, name: str, coroutine: Coroutine[object, object, None]) -> None:

@@ -17,6 +17,7 @@ from proxy.errors import ConfigError
 from proxy.settings import Settings, load
 from proxy.settings.model import Part
 from proxy.settings.rules import refuse_impossible
+from proxy.settings.values import burst_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -223,9 +224,8 @@ _LIVE: Final = ("keys", "rate_limit", "models")
 
 
 def burst(settings: Settings) -> int:
-    """The common burst: the one that is set, else two seconds' worth."""
-    limit = settings.rate_limit
-    return limit.burst or max(1, round(2 * limit.rate_per_s))
+    """The common burst, for clients without one of their own."""
+    return burst_of(settings.rate_limit.rate_per_s, settings.rate_limit.burst)
 
 
 def _rates(settings: Settings) -> tuple[object, ...]:

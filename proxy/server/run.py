@@ -62,7 +62,7 @@ async def _run(settings: Settings, sources: Sources) -> int:
         try:
             await proxy.start()
         except OSError as error:
-            return _say(f"cannot listen: {error.strerror or error}", EXIT_FAILED)
+            return _say(f"cannot listen on {error.strerror or error}", EXIT_FAILED)
         # What has been built stays, so the garbage collector need not walk it again: 10 ms or more each time, in which
         # every stream would stand still.
         gc.collect()

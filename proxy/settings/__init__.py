@@ -1,6 +1,6 @@
 """Settings: what they are (``model``), where values come from (``sources``), what does not go together (``rules``)."""
 
-from proxy.settings.address import Address, parse_address
+from proxy.settings.address import Address, parse_address, to_listen_on
 from proxy.settings.model import (
     ApiKey,
     Defaults,
@@ -44,6 +44,7 @@ __all__ = [
     "load",
     "parse_address",
     "process_environ",
+    "to_listen_on",
     "upstream_address",
     "warnings",
 ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:\[\]/@]+)):([0-9]{1,5})", re.ASCII)
 
@@ -31,6 +36,20 @@ def parse_address(text: str) -> Address:
     if int(match[3]) > 65535:
         raise ValueError("has a port above 65535")
     return Address(match[1] or match[2], int(match[3]))
+
+
+@contextlib.contextmanager
+def to_listen_on(address: Address) -> Iterator[None]:
+    """Name address and reason where it fails: asyncio's own text has a tuple in the address's place.
+
+    Raises:
+        OSError: As it was, with a text that is fit for a user.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise OSError(error.errno, f"{address}: {reason}") from error
 
 
 def is_every_interface(host: str) -> bool:

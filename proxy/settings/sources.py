@@ -20,6 +20,7 @@ from proxy.settings import names, presets, rules
 from proxy.settings.model import Settings
 from proxy.wire.durations import parse_go_duration
 from proxy.wire.names import canonical
+from proxy.wire.urls import without_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -319,7 +320,7 @@ def _short(value: object) -> str:
     if value is _HIDDEN:
         return "(not shown)"
     try:
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        text = without_user(json.dumps(value, default=str, ensure_ascii=False))
     except (ValueError, RecursionError):
         return "a value that holds itself"
     return text if len(text) <= 60 else f"{text[:57]}..."

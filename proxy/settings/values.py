@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer
 
 from proxy.settings.address import parse_address
 from proxy.settings.sizes import format_size, parse_size
@@ -34,6 +34,11 @@ _ORIGIN_PATTERN = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?[a-z0-9._~%:\[\]-]*\*[a-
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
+def burst_of(rate_per_s: float, burst: int) -> int:
+    """How many requests may come at once: the number that is set; where that is 0, two seconds' worth, at least 1."""
+    return burst or max(1, round(2 * rate_per_s))
+
+
 def _refuse_bool(value: object) -> object:
     """YAML's ``yes`` is a mistake where a number belongs, though Python would take it for 1."""
     if isinstance(value, bool):
@@ -45,7 +50,9 @@ def _whole_where_whole(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def _check_address(text: str) -> str:
+def _check_address(value: object) -> str:
+    # A number is a port by itself, in YAML; what it lacks is told in the same words.
+    text = value if isinstance(value, str) else ""
     parse_address(text)
     return text
 
@@ -192,7 +199,7 @@ def check_network(text: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(_refuse_bool), PlainSerializer(_whole_where_whole)]
 Count = Annotated[int, BeforeValidator(_refuse_bool)]
-ListenAddress = Annotated[str, AfterValidator(_check_address)]
+ListenAddress = Annotated[str, BeforeValidator(_check_address)]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size)]
 KeepAlive = int | float | str
 """The JSON value that is sent to Ollama: seconds, or a Go duration such as ``"10m"``; negative means for ever."""

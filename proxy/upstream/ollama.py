@@ -17,12 +17,12 @@ import json
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
 from proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from proxy.wire.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -314,18 +314,3 @@ def _running(row: Mapping[str, Any]) -> RunningModel:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) else 0
-
-
-def parse_time(value: object) -> float | None:
-    """Seconds since 1970 of a time as Go writes it (RFC 3339, up to nine decimals, any year up to 9999)."""
-    if not isinstance(value, str):
-        return None
-    try:
-        # Python 3.11 takes "Z" and cuts decimals after the sixth.
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    # A difference, because timestamp() fails on some platforms for years past 2038.
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.admission.priority import BATCH, INTERACTIVE, NORMAL, Priority
 from proxy.admission.scheduler import Scheduler, Ticket
-from proxy.bench.arrivals import Arrival, in_turn, simulate
+from proxy.bench.own.arrivals import Arrival, in_turn, simulate
 
 AGEING_S = 60.0
 

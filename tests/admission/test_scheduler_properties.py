@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.admission.priority import NORMAL, PRIORITIES, Priority
 from proxy.admission.scheduler import Scheduler, Ticket
-from proxy.bench.arrivals import Arrival, simulate
+from proxy.bench.own.arrivals import Arrival, simulate
 
 AGEING_S = 10.0
 MODELS = "abcd"

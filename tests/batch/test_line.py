@@ -86,6 +86,8 @@ def test_id_and_meta_are_carried_and_not_sent() -> None:
         (b'""', "prompt: is empty"),
         (b'{"messages": []}', "messages: is empty"),
         (b'{"prompt": "a", "modle": "b"}', "modle: unknown in a line with prompt; did you mean model?"),
+        (b'{"prompt": "a", "temprature": 1}', "temprature: unknown in a line with prompt; did you mean options"),
+        (b'{"prompt": "a", "num_predict": 1}', "did you mean options.num_predict?"),
         (b'{"prompt": "a", "category": "b"}', "category: unknown in a line with prompt; what is only to be carried"),
         (b'{"prompt": "a", "tools": []}', "tools: unknown in a line with prompt"),
         (b'{"input": "a", "system": "b"}', "system: unknown in a line with input"),

@@ -2,47 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.bench.children import Child, free_port
 from proxy.bench.results import from_json, to_json
 from proxy.bench.run import Bench
-from proxy.bench.ways import find_nginx
 from proxy.bench.workloads.noting import WARM_UP
 from proxy.bench.workloads.server import Server, ServerError, UnknownModelError
 from proxy.simulator import SimulatedOllama
 from tests.bench.workloads.scenes import GIB, entered, plan, profile, staged
+from tests.nginx import NGINX, nginx_with
 from tests.peers import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.bench.run import Step
-
-NGINX = find_nginx()
-CONF = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{listen};
-        location / {{ proxy_pass {url}; proxy_buffering {buffering}; }}
-    }}
-}}
-"""
 
 
 async def test_the_results_hold_the_sides_the_model_and_what_was_asked_for() -> None:
@@ -163,21 +140,16 @@ async def test_the_admin_port_tells_its_version() -> None:
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.parametrize("buffering", ["on", "off"])
 async def test_an_nginx_that_buffers_is_told(buffering: str, tmp_path: Path) -> None:
-    listen = free_port()
-    conf = tmp_path / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""
-    async with SimulatedOllama(profile()) as simulated:
-        conf.write_text(CONF.format(user=user, folder=tmp_path, listen=listen, url=simulated.url, buffering=buffering))
-        arguments = ["-e", str(tmp_path / "error.log"), "-p", str(tmp_path), "-c", str(conf)]
-        assert NGINX is not None
-        async with Child(arguments, tmp_path / "log", {"PATH": os.environ["PATH"]}, program=(NGINX,)) as nginx:
-            await nginx.wait_listening(listen, 10)
-            via_url = f"http://127.0.0.1:{listen}"
-            async with Server("--direct", simulated.url, {}) as direct, Server("--via", via_url, {}) as via:
-                bench = Bench(plan("warm", calls=4, num_predict=12, settle_s=0.0), direct, via, lambda step: None)
-                await bench.prepare()
-                await bench.measure()
-                run = bench.result()
+    async with (
+        SimulatedOllama(profile()) as simulated,
+        nginx_with(tmp_path, f"location / {{ proxy_pass {simulated.url}; proxy_buffering {buffering}; }}") as via_url,
+        Server("--direct", simulated.url, {}) as direct,
+        Server("--via", via_url, {}) as via,
+    ):
+        bench = Bench(plan("warm", calls=4, num_predict=12, settle_s=0.0), direct, via, lambda step: None)
+        await bench.prepare()
+        await bench.measure()
+        run = bench.result()
     told = [note for note in run.notes if "buffers" in note]
     if buffering == "on":
         assert told == ["via: the first token came with the last in 4 of 4 calls: something in between buffers"]

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from proxy.bench.batch import BATCH, MODEL, check, command, measure, write_lines
 from proxy.bench.children import Child, free_port
+from proxy.bench.own.batch import BATCH, MODEL, check, command, measure, write_lines
 from proxy.cli import app
 from proxy.simulator import SimulatedOllama
 from tests.peers import until, upstream
@@ -86,7 +86,7 @@ async def stand_in(folder: Path) -> AsyncIterator[str]:
     """A server that answers at once, in a process of its own."""
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    program = (sys.executable, "-m", "proxy.bench.batch")
+    program = (sys.executable, "-m", "proxy.bench.own.batch")
     async with Child(["--answer", str(port)], folder / "standin.log", environ, program=program) as child:
         await child.wait_listening(port, 20)
         yield f"http://127.0.0.1:{port}"
@@ -118,6 +118,15 @@ async def test_every_kind_of_line_is_answered_by_a_simulated_ollama(tmp_path: Pa
     assert "7 lines done" in ran.err
     assert "2 with an error (lines 5, 6); --retry-errors does them again" in ran.err
     assert "\x1b" not in ran.err
+
+
+async def test_one_line_is_counted_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("{broken\n")
+    async with upstream(say_yes) as server:
+        ran = await batch(str(path), "--url", server.url, "--model", "m")
+    assert "1 line done" in ran.err
+    assert "1 with an error (line 1)" in ran.err
 
 
 async def test_from_standard_input_to_standard_output() -> None:
@@ -242,7 +251,7 @@ async def test_memory_does_not_grow_with_the_lines_and_one_processor_does_a_thou
         (["-", "--concurrency", "0"], "--concurrency: must be 1 to 1024"),
         (["-", "--priority", "low"], "--priority: must be batch, normal, interactive"),
         (["-", "--timeout-s", "-1"], "--timeout-s: must be 0 or more"),
-        (["-", "--header", "nonsense"], "--header: 'NAME: VALUE' is needed"),
+        (["-", "--header", "nonsense"], "--header: must be 'NAME: VALUE'"),
         (["-", "--header", "Host: a"], "--header: Host is set by each request itself"),
     ],
 )
@@ -254,6 +263,17 @@ def test_what_cannot_begin_ends_with_2_and_one_line(tmp_path: Path, arguments: l
     assert ran.stderr.startswith("pilotlight batch: ")
     assert said in ran.stderr
     assert path.read_bytes().count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--header", "hunter2"], ["--header", "hunter2 X-API-Key: a"], ["--url", "ftp://user:hunter2@127.0.0.1:9"]],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(arguments: list[str]) -> None:
+    ran = CliRunner().invoke(app, ["batch", "-", *arguments])
+    assert (ran.exit_code, ran.stderr.count("\n")) == (2, 1)
+    assert ran.stderr.startswith(f"pilotlight batch: {arguments[0]}: ")
+    assert "hunter2" not in ran.stderr
 
 
 def test_without_permission_it_ends_with_2_and_one_line(tmp_path: Path) -> None:

@@ -153,6 +153,17 @@ def test_what_cannot_be_used_is_one_line_with_its_option(
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--header", "hunter2"], ["--header", "hunter2 X-API-Key: a"], ["--via", "http://user:hunter2@127.0.0.1:9"]],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(arguments: list[str]) -> None:
+    ended = CliRunner().invoke(bench, ["--direct", NOBODY, "--model", "one", *arguments])
+    assert (ended.exit_code, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith(f"pilotlight bench: {arguments[0]}: ")
+    assert "hunter2" not in ended.stderr
+
+
 def test_a_server_that_is_not_there_is_one_line_and_no_fault_of_the_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ async def test_findings_are_told_with_evidence_cost_and_remedy_and_end_with_1() 
         silent = await doctor("--upstream", server.url, "--ignore", "unpinned")
     assert ended.code == 1
     assert "WARNING  m:latest is unloaded when it was not used for a while  [unpinned]" in ended.out
-    for part in ("seen (measured)", "cost", "remedy", "Not examined:", "0 errors, 1 warnings, 0 notices"):
+    for part in ("seen (measured)", "cost", "remedy", "Not examined:", "0 errors, 1 warning, 0 notices"):
         assert part in ended.out
     assert "\x1b" not in ended.out + ended.err
     assert [line for line in ended.out.splitlines() if len(line) > 120] == []
@@ -109,8 +109,18 @@ async def test_what_cannot_be_used_ends_with_2_and_its_name(flags: list[str], sa
     assert ended.err.count("\n") == 1
 
 
-async def test_a_header_that_is_wrong_is_not_repeated() -> None:
-    assert "hunter2" not in (await doctor("--header", "hunter2")).err
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--header", "hunter2"],
+        ["--via", "http://user:hunter2@127.0.0.1:9"],
+        ["--upstream", "http://hunter2@127.0.0.1:9"],
+    ],
+)
+async def test_a_key_in_the_wrong_place_is_not_repeated(flags: list[str]) -> None:
+    ended = await doctor(*flags)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "hunter2" not in ended.err
 
 
 async def test_the_settings_say_what_is_kept(tmp_path: Path) -> None:

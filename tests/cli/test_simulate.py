@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -50,6 +51,22 @@ async def test_models_faults_and_environment_are_taken() -> None:
         messages = [{"role": "user", "content": "x"}]
         assert (await post(port, "/api/chat", model="tiny", messages=messages)).ended == "cut"
         assert (await get(port, "/api/ps")).json()["models"][0]["context_length"] == 2048
+
+
+async def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flags in (("--listen", address), ("--listen", "127.0.0.1:0", "--control", address)):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "proxy", "simulate", *flags),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, error = await asyncio.wait_for(process.communicate(), 30)
+            assert (process.returncode, error.decode()) == (
+                1,
+                f"pilotlight: cannot listen on {address}: Address already in use\n",
+            )
 
 
 async def test_a_models_file_describes_other_models(tmp_path: Path) -> None:

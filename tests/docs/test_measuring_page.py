@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.bench import selfcheck, targets
+from proxy.bench import targets
+from proxy.bench.own import selfcheck
 from proxy.bench.workloads.kinds import WORKLOADS
 from proxy.cli.bench import WARM_CALLS, measure
 

@@ -49,6 +49,12 @@ async def reached(url: str, **timeouts: Any) -> Reached:
         return (await contact(session, url, **timeouts)).reached
 
 
+async def test_why_there_is_no_connection_is_said_in_the_words_of_the_system() -> None:
+    async with aiohttp.ClientSession() as session:
+        found = await contact(session, f"http://127.0.0.1:{free_port()}/")
+    assert found.text == "Connection refused"
+
+
 async def test_why_nothing_answers_is_told_apart() -> None:
     async def silent(seen: Seen, reply: Answering) -> None:
         await asyncio.Event().wait()

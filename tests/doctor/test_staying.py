@@ -100,6 +100,9 @@ def test_two_names_that_reload_each_other_are_told() -> None:
     assert finding.evidence == "a:latest: num_ctx not set; b:latest: num_ctx 8192"
     # Nobody uses them at the moment.
     assert only(names(observed(models=models))).severity is Severity.NOTICE
+    # Who comes through Pilotlight causes none of these reloads: what it advises is done.
+    admin = Admin(answer(body={"status": "ready"}))
+    assert only(names(observed(row("a:latest"), models=models, admin=admin))).severity is Severity.NOTICE
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 import yaml
 
-from proxy.bench.children import free_port
 from proxy.edge.keys import hash_key, new_key
-from tests.nginx import needs_nginx, nginx
+from tests.nginx import needs_nginx, nginx_with
 from tests.stage import Stage, chat, chat_end, chat_token, staged
 
 if TYPE_CHECKING:
@@ -21,34 +20,13 @@ pytestmark = needs_nginx
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text(encoding="utf-8")
 KEY = new_key(bytes(range(32)))
-CONF = """
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{listen};
-        {location}
-    }}
-}}
-"""
 
 
-def render(folder: Path, listen: int, stage: Stage) -> Path:
-    (location,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-    assert "http://127.0.0.1:11435" in location
-    conf = folder / "nginx.conf"
-    conf.write_text(
-        CONF.format(folder=folder, listen=listen, location=location.replace("127.0.0.1:11435", stage.address)),
-        encoding="utf-8",
-    )
-    return conf
+def location(stage: Stage) -> str:
+    """As the page has it, with the proxy of the test."""
+    (found,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
+    assert "http://127.0.0.1:11435" in found
+    return str(found).replace("127.0.0.1:11435", stage.address)
 
 
 async def script(seen: Seen, reply: Answering) -> None:
@@ -61,12 +39,11 @@ async def script(seen: Seen, reply: Answering) -> None:
 async def test_who_comes_through_nginx_is_a_stranger_and_is_served_with_a_key(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(edge: .*?)```", PAGE, re.DOTALL)
     keys = [{"name": "phone", "hash": hash_key(KEY)}]
-    listen = free_port()
     async with staged(script, keys=keys, **yaml.safe_load(example)) as stage:
-        async with nginx(tmp_path, render(tmp_path, listen, stage), listen):
+        async with nginx_with(tmp_path, location(stage)) as url:
             statuses = {}
             host, key = {"Host": "models.example"}, {"X-API-Key": KEY}
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{listen}") as session:
+            async with aiohttp.ClientSession(url) as session:
                 for name, path, fields in (
                     ("no key", "/api/chat", host),
                     ("key", "/api/chat", {**host, **key}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from proxy.bench.children import free_port
@@ -11,11 +10,11 @@ from proxy.doctor.gather import Asked, gather
 from proxy.settings import Settings
 from proxy.simulator import SimulatedOllama, build_profile
 from tests.e2e.pair import paired
-from tests.nginx import needs_nginx, nginx
+from tests.nginx import needs_nginx, nginx_with
 from tests.peers import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from proxy.doctor.finding import Finding
@@ -23,23 +22,6 @@ if TYPE_CHECKING:
 pytestmark = needs_nginx
 
 UNBUFFERED = 'proxy_buffering off; proxy_http_version 1.1; proxy_set_header Connection "";'
-CONF = """
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    server {{
-        listen 127.0.0.1:{listen};
-        location / {{ proxy_pass {to}; {more} }}
-    }}
-}}
-"""
 # 16 tokens take 0.32 s: slow enough to be told apart on a busy machine.
 PROFILE: dict[str, Any] = {
     "machine": {"vram_bytes": 2**30},
@@ -54,14 +36,9 @@ PROFILE: dict[str, Any] = {
 }
 
 
-@contextlib.asynccontextmanager
-async def front(folder: Path, to: str, more: str = "") -> AsyncIterator[str]:
+def front(folder: Path, to: str, more: str = "") -> AbstractAsyncContextManager[str]:
     """The URL of an nginx that passes everything on."""
-    listen = free_port()
-    conf = folder / "nginx.conf"
-    conf.write_text(CONF.format(folder=folder, listen=listen, to=to, more=more), encoding="utf-8")
-    async with nginx(folder, conf, listen):
-        yield f"http://127.0.0.1:{listen}"
+    return nginx_with(folder, f"location / {{ proxy_pass {to}; {more} }}")
 
 
 async def examined(upstream: str, via: str | None = None) -> dict[str, Finding]:

@@ -74,6 +74,8 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gathered chat": ("/api/chat", chat(stream=False)),
     "gathered generate": ("/api/generate", generate(stream=False)),
     "v1": ("/v1/chat/completions", chat(stream=True)),
+    "translated v1": ("/v1/chat/completions", chat(stream=True)),
+    "gathered, translated v1": ("/v1/chat/completions", chat()),
     "embed": ("/api/embed", {"model": MODEL, "input": "x"}),
     "pull": ("/api/pull", {"model": MODEL}),
 }
@@ -91,7 +93,7 @@ async def test_a_client_that_leaves_is_seen_upstream(name: str, how: Leave) -> N
         reached.set()
         await seen.left.wait()
 
-    async with staged(script) as stage:
+    async with staged(script, v1="translate" if "translated" in name else "auto") as stage:
         for phase in (before_the_head, before_the_first_token, streaming, in_mid_chunk):
             reached.clear()
             leaving = await RawClient.open(stage.address)
@@ -201,8 +203,9 @@ class LoadingOllama:
             await answer_own_call(seen, reply)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 @pytest.mark.parametrize("how", Leave)
-async def test_the_load_that_a_client_began_outlives_it_and_serves_the_next(how: Leave) -> None:
+async def test_the_load_that_a_client_began_outlives_it_and_serves_the_next(how: Leave, path: str) -> None:
     ollama = LoadingOllama()
 
     async def script(seen: Seen, reply: Answering) -> None:
@@ -212,14 +215,14 @@ async def test_the_load_that_a_client_began_outlives_it_and_serves_the_next(how:
 
     async with _cold(script, ollama) as stage:
         first = await RawClient.open(stage.address)
-        first.post("/api/chat", chat())
+        first.post(path, chat())
         await asyncio.wait_for(ollama.loading.wait(), DEADLINE_S)
         first.leave(how)
         await until(lambda: not stage.proxy.relay.active, SEEN_WITHIN_S)
         await first.close()
         assert (await stage.rows())[0]["client_left"] == "queued"
         async with stage.client() as second:
-            second.post("/api/chat", chat())
+            second.post(path, chat())
             await until(lambda: len(stage.proxy.relay.active) == 1)
             assert stage.calls == []
             ollama.loaded.set()
@@ -229,7 +232,7 @@ async def test_the_load_that_a_client_began_outlives_it_and_serves_the_next(how:
 
 
 def _cold(script: Callable[[Seen, Answering], Awaitable[None]], ollama: LoadingOllama) -> Any:
-    return staged(script, own=ollama, models=[], awaits_model=False)
+    return staged(script, own=ollama, models=[], awaits_model=False, v1="translate")
 
 
 async def test_a_client_that_leaves_during_the_wait_for_a_shared_load_leaves_others_waiting() -> None:

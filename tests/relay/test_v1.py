@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy.edge.keys import hash_key, new_key
-from tests.peers import Answering, End, Seen, ndjson, upstream
+from tests.peers import Answering, End, Leave, Seen, framed, ndjson, until, upstream
 from tests.stage import FINAL, MODEL, MOMENT, VERSION, answer_own_call, chat, chat_end, chat_token, staged
 
 if TYPE_CHECKING:
@@ -231,6 +232,66 @@ async def test_a_failure_in_mid_stream_is_an_error_event_and_no_end(end: str) ->
     text = "the runner died" if end == "error line" else "upstream connection lost before completion"
     assert error == {"message": text, "type": "api_error", "param": None, "code": "upstream_broken"}
     assert (row["outcome"], row["incomplete"], row["error"]) == ("upstream_error", True, "upstream_broken")
+
+
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_stream_that_is_cut_at_any_byte_ends_in_an_error_event(resets: bool) -> None:
+    frames = framed(ndjson(chat_token("one "))) + framed(ndjson(chat_end()))
+    whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n" + frames
+    # Ollama's answer is whole with the line end of its last frame; what follows is framing.
+    is_told = len(whole) - len(b"\r\n")
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.raw((whole + b"0\r\n\r\n")[: int(seen.header("x-cut") or 0)])
+        await reply.turn()
+        if resets:
+            reply.rst()
+        else:
+            reply.fin()
+
+    async def one(stage: Stage, cut: int) -> None:
+        answer = await post(stage, CHAT, chat(stream=True), f"X-Cut: {cut}")
+        if answer.status != 200:
+            assert (answer.status, answer.json["error"]["code"], answer.end) == (502, None, End.COMPLETE), cut
+            return
+        assert answer.end in (End.CUT, End.RESET), cut
+        events = answer.body.decode().split("\n\n")[:-1]
+        assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "upstream_broken", cut
+        assert ("data: [DONE]" in events) == (cut >= is_told), cut
+
+    async with staged(script, v1="translate") as stage:
+        for start in range(0, len(whole) + 5, 64):
+            cuts = range(start, min(start + 64, len(whole) + 5))
+            await asyncio.gather(*(one(stage, cut) for cut in cuts))
+        assert stage.metric("pilotlight_rewrites_total", rule="v1", action="applied") == len(whole) + 5
+        counted = [stage.metric("llm_request_duration_seconds_count", endpoint="v1_chat", outcome="upstream_error")]
+        assert counted == [len(whole) + 5]
+
+
+async def test_a_translated_call_that_leaves_the_queue_takes_no_place_with_it() -> None:
+    go_on = asyncio.Event()
+
+    async def script(seen: Seen, reply: Answering) -> None:
+        if len(stage.calls) == 1:
+            await go_on.wait()
+        await answers(seen, reply)
+
+    async with staged(script, v1="translate", scheduler={"parallel": 1}) as stage, stage.client() as running:
+        running.post(CHAT, chat())
+        await until(lambda: len(stage.calls) == 1)
+        for how in Leave:
+            async with stage.client() as leaving:
+                leaving.post(CHAT, chat(stream=True))
+                await until(lambda: len(stage.proxy.relay.active) == 2)
+                leaving.leave(how)
+                await until(lambda: len(stage.proxy.relay.active) == 1, 0.5)
+        go_on.set()
+        assert (await running.answer()).status == 200
+        assert (await post(stage, CHAT, chat())).status == 200
+        assert sent(stage) == ["/api/chat"] * 2
+        rows = await stage.rows(5)
+        assert sorted(row["outcome"] for row in rows) == ["cancelled"] * 3 + ["ok"] * 2
+        assert {row["client_left"] for row in rows if row["outcome"] == "cancelled"} == {"queued"}
 
 
 async def test_an_error_after_tokens_is_a_500_where_no_stream_is_wanted() -> None:

@@ -41,7 +41,12 @@ def test_the_summary_of_the_tests_is_the_last_line() -> None:
     assert [line.split()[0] for line in commands(ROOT / "scripts" / "test")[-2:]] == [".venv/bin/pytest", "exit"]
 
 
-def test_an_unknown_benchmark_ends_with_2_and_its_usage() -> None:
-    result = subprocess.run([ROOT / "scripts" / "bench", "nothing"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["standin"], ["relay scheduler"]])
+def test_what_is_no_benchmark_ends_with_2_and_the_names_of_all(arguments: list[str]) -> None:
+    result = subprocess.run([ROOT / "scripts" / "bench", *arguments], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("usage: scripts/bench NAME")
+    usage, names = result.stderr.removesuffix("\n").split("; NAME is one of ")
+    assert usage == "usage: scripts/bench NAME [arguments]"
+    assert names == "batch, edge, embed, relay, scheduler, selfcheck, slow"
+    listed = (ROOT / "scripts" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in names.split(", ") if f"scripts/bench {name}`" not in listed] == []

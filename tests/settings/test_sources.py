@@ -144,9 +144,9 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
         ("models: [{name: a, options: {num_ctx: big}}]", "models.0.options.num_ctx", "valid integer"),
         ("models: [{name: a, options: {num_ctx: true}}]", "models.0.options.num_ctx", "must be a number"),
         ("models: [{name: a, long_prompts: drop}]", "models.0.long_prompts", "'cut'"),
-        ("listen: 11435", "listen", "valid string"),
+        ("listen: 11435", "listen", "11435 must be HOST:PORT"),
         ("listen: ':11435'", "listen", "must be HOST:PORT"),
-        ("listen:", "listen", "valid string"),
+        ("listen:", "listen", "must be HOST:PORT"),
         ("upstream: {url: 127.0.0.1:11434}", "upstream.url", "must be http://HOST:PORT"),
         ("upstream: {url: 'http://host/ollama'}", "upstream.url", "must have no user, path or query"),
         ("upstream: {url: 'http://host:99999'}", "upstream.url", "port"),
@@ -281,6 +281,15 @@ def test_what_kubernetes_puts_in_by_itself_is_passed_over() -> None:
 
 def test_the_key_that_our_own_clients_show_is_no_setting() -> None:
     assert load(None, {"PILOTLIGHT_KEY": "pl_key"}, {}) == Settings()
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@host:1", "ftp://hunter2@host", "http://a/b:hunter2@host"])
+def test_a_password_in_a_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"PILOTLIGHT_UPSTREAM__URL": url}, {})
+    assert caught.value.field == "upstream.url"
+    assert "hunter2" not in str(caught.value)
+    assert "host" in str(caught.value) or "/b" in str(caught.value)
 
 
 FALLBACK = "[{url: 'https://api.example/v1', kind: openai, models: {a: b}, key_env: PROVIDER_KEY}]"

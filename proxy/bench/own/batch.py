@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import statistics
@@ -25,18 +24,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import aiohttp
 import uvloop
 
-from proxy.bench.children import PILOTLIGHT, Child, ChildError, free_port, pinned
+from proxy.bench.children import ENVIRON, PILOTLIGHT, Child, ChildError, free_port, pinned, processors
+from proxy.bench.own.output import tell, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 EXIT_FAILED: Final = 1
 SEQUENTIAL, AT_ONCE, BATCH = "aiohttp, one after the other", "aiohttp, many at a time", "pilotlight batch"
 MODEL: Final = "standin"
-_LISTEN_S: Final = 20.0
-_ROOT: Final = Path(__file__).parent.parent.parent
-_ENVIRON: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(_ROOT)}
-_OURS: Final = (sys.executable, "-m", "proxy.bench.batch")
+_OURS: Final = (sys.executable, "-m", "proxy.bench.own.batch")
 _ANSWER: Final = {
     "model": MODEL,
     "created_at": "2026-11-21T04:44:25.185667685Z",
@@ -129,7 +126,7 @@ def command(way: str, source: Path, out: Path, url: str, concurrency: int) -> li
     return [*_OURS, "--send", str(source), str(out), url, str(at_once)]
 
 
-def measure(arguments: Sequence[str], log: Path, cpus: set[int] | None) -> Sample:
+def measure(arguments: Sequence[str], log: Path, cpus: frozenset[int] | None) -> Sample:
     """Run a program to its end.
 
     Raises:
@@ -137,7 +134,7 @@ def measure(arguments: Sequence[str], log: Path, cpus: set[int] | None) -> Sampl
     """
     started = time.perf_counter()
     with log.open("wb") as file, pinned(cpus):
-        process = subprocess.Popen(arguments, stdout=file, stderr=file, env=_ENVIRON)  # noqa: S603 - our own
+        process = subprocess.Popen(arguments, stdout=file, stderr=file, env=ENVIRON)  # noqa: S603 - our own
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
@@ -167,36 +164,30 @@ def write_lines(path: Path, count: int) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _apart() -> Iterator[tuple[set[int] | None, set[int] | None]]:
-    """Processors for the stand-in and for what is measured; ``None`` for wherever, where there is one only."""
-    cpus = sorted(os.sched_getaffinity(0))
-    yield (None, None) if len(cpus) < 2 else ({cpus[0]}, {cpus[1]})
-
-
 async def run(lines: int, rounds: int, concurrency: int) -> dict[str, Any]:
     """Measure everything; the figures as they go into ``--json``."""
-    with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as name, _apart() as (theirs, ours):
+    with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as name:
+        measured, others = processors()
         folder = Path(name)
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         few, many = write_lines(folder / "few.jsonl", lines // 5), write_lines(folder / "many.jsonl", lines)
         samples: dict[str, list[Sample]] = {SEQUENTIAL: [], AT_ONCE: [], BATCH: []}
         memory: list[int] = []
-        child = Child(["--answer", str(port)], folder / "standin.log", _ENVIRON, program=_OURS, cpus=theirs)
+        child = Child(["--answer", str(port)], folder / "standin.log", ENVIRON, program=_OURS, cpus=others)
         async with child as standin:
-            await standin.wait_listening(port, _LISTEN_S)
+            await standin.wait_listening(port)
             for number in range(rounds):
                 for way, taken in samples.items():
-                    _tell(f"round {number + 1} of {rounds}: {way}")
+                    tell(f"round {number + 1} of {rounds}: {way}")
                     out = folder / f"{number}-{len(way)}.jsonl"
                     arguments = command(way, many, out, url, concurrency)
-                    taken.append(await asyncio.to_thread(measure, arguments, folder / "way.log", ours))
+                    taken.append(await asyncio.to_thread(measure, arguments, folder / "way.log", measured))
                     check(out, lines)
                     out.unlink()
                 out = folder / f"{number}-few.jsonl"
                 arguments = command(BATCH, few, out, url, concurrency)
-                memory.append((await asyncio.to_thread(measure, arguments, folder / "way.log", ours)).rss_kib)
+                memory.append((await asyncio.to_thread(measure, arguments, folder / "way.log", measured)).rss_kib)
     return {
         "lines": lines,
         "concurrency": concurrency,
@@ -226,11 +217,6 @@ def describe(figures: Mapping[str, Any]) -> str:
     return "\n".join(table) + "\n"
 
 
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench batch", description=__doc__.partition("\n")[0])
     parser.add_argument("--lines", type=int, default=10_000, help="(%(default)s)")
@@ -253,7 +239,7 @@ def main() -> None:
             figures = asyncio.run(run(given.lines, given.rounds, given.concurrency))
             sys.stdout.write(describe(figures))
             if given.json is not None:
-                given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+                write(given.json, figures)
     except (BenchError, ChildError, aiohttp.ClientError, OSError) as error:
         parser.exit(EXIT_FAILED, f"scripts/bench batch: {error}\n")
     except KeyboardInterrupt:

@@ -7,17 +7,16 @@ without keys, with as many as a team has, and with many more.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.admission.ratelimit import RateLimits
-from proxy.bench.proc import without_collections
-from proxy.bench.scheduler import Cost
+from proxy.bench.collector import without_collections
+from proxy.bench.own.costs import Cost, costs_table
+from proxy.bench.own.output import tell, write
 from proxy.edge.guard import Guard
 from proxy.edge.keys import hash_key, new_key
 from proxy.edge.origins import reply_fields
@@ -184,7 +183,7 @@ def run(times: int, counts: Sequence[int] = COUNTS) -> list[Cost]:
     costs = []
     with without_collections():
         for count in counts:
-            _tell(f"{count} keys")
+            tell(f"{count} keys")
             edge = Edge(count)
             requests = WITH_KEYS if count else WITHOUT_KEYS
             # Not counted: caches are filled, and Python's own specialising is done.
@@ -196,32 +195,7 @@ def run(times: int, counts: Sequence[int] = COUNTS) -> list[Cost]:
 
 def describe(costs: Sequence[Cost], times: int) -> str:
     """The table, and what it shows."""
-    rows = [("processor time, us", "mean", "p50", "p99", "target", "")]
-    rows += [
-        (
-            cost.title,
-            f"{cost.mean_us:.1f}",
-            f"{cost.p50_us:.1f}",
-            f"{cost.p99_us:.1f}",
-            f"{cost.target_us:g}",
-            "pass" if cost.passed else "MISS",
-        )
-        for cost in costs
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, "", f"{times} requests of each kind, judged by the mean.", ""])
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
+    return "\n".join([*costs_table(costs), "", f"{times} requests of each kind, judged by the mean.", ""])
 
 
 def main() -> None:
@@ -233,12 +207,7 @@ def main() -> None:
     costs = run(times, counts)
     sys.stdout.write(describe(costs, times))
     if given.json is not None:
-        found = {
-            "machine": {"python": platform.python_version(), "system": platform.platform()},
-            "times": times,
-            "costs": [{**asdict(cost), "passed": cost.passed} for cost in costs],
-        }
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(given.json, {"times": times, "costs": [cost.as_json() for cost in costs]})
 
 
 if __name__ == "__main__":

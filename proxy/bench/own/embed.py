@@ -23,15 +23,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from proxy.bench.children import Child, ChildError, free_port
+from proxy.bench.children import ENVIRON, Child, ChildError, free_port
+from proxy.bench.own.output import tell, write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 EXIT_FAILED: Final = 1
 SIMULATED_MODEL: Final = "nomic-embed-text"
-_LISTEN_S: Final = 20.0
-_ENVIRON: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
 LIST, SINGLE, GATHERED = "one list", "one by one", "gathered"
 
 
@@ -64,7 +63,7 @@ async def measure(ways: dict[str, str], model: str, texts: int, rounds: int) -> 
             await embed(session, url, model, "warm up")
         for number in range(rounds):
             for way, url in ways.items():
-                _tell(f"round {number + 1} of {rounds}: {way}")
+                tell(f"round {number + 1} of {rounds}: {way}")
                 asked = [f"Text {index} of round {number}, {way}: the quick brown fox" for index in range(texts)]
                 started = time.perf_counter()
                 if way == LIST:
@@ -84,7 +83,7 @@ async def opened(folder: Path, upstream: str | None, model: str, most: int) -> A
         if upstream is None:
             port = free_port()
             upstream = f"http://127.0.0.1:{port}"
-            _tell("starting the simulated Ollama")
+            tell("starting the simulated Ollama")
             await _start(stack, folder, "simulate", port, ["simulate", "--listen", f"127.0.0.1:{port}"])
         ways = {LIST: upstream}
         for way, batches in ((SINGLE, {}), (GATHERED, {model: {"max": most}})):
@@ -98,20 +97,15 @@ async def opened(folder: Path, upstream: str | None, model: str, most: int) -> A
             config = folder / f"{listen}.yaml"
             # What is JSON is YAML.
             config.write_text(json.dumps(settings))
-            _tell(f"starting Pilotlight, {way}")
+            tell(f"starting Pilotlight, {way}")
             await _start(stack, folder, str(listen), listen, ["serve", "--config", str(config)])
             ways[way] = f"http://127.0.0.1:{listen}"
         yield ways
 
 
 async def _start(stack: contextlib.AsyncExitStack, folder: Path, name: str, port: int, arguments: list[str]) -> None:
-    child = await stack.enter_async_context(Child(arguments, folder / f"{name}.log", _ENVIRON))
-    await child.wait_listening(port, _LISTEN_S)
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
+    child = await stack.enter_async_context(Child(arguments, folder / f"{name}.log", ENVIRON))
+    await child.wait_listening(port)
 
 
 def describe(seconds: dict[str, list[float]], texts: int, *, simulated: bool) -> str:
@@ -153,7 +147,7 @@ def main() -> None:
         seconds = asyncio.run(run(given.upstream, given.model, given.texts, given.rounds, given.most))
         sys.stdout.write(describe(seconds, given.texts, simulated=given.upstream is None))
         if given.json is not None:
-            given.json.write_text(json.dumps(_report(given, seconds), indent=1) + "\n", encoding="utf-8")
+            write(given.json, _report(given, seconds))
     except (BenchError, ChildError, aiohttp.ClientError, OSError) as error:
         parser.exit(EXIT_FAILED, f"scripts/bench embed: {error}\n")
     except KeyboardInterrupt:

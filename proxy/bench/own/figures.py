@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy.bench.own.table import table
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -78,17 +80,9 @@ class Row:
 _HEADINGS: Final = ("", DIRECT, NGINX, PILOTLIGHT, "of nginx", "target", "of nginx", "")
 
 
-def table(rows: Iterable[Row]) -> str:
+def figures_table(rows: Iterable[Row]) -> str:
     """Aligned columns, a line for each row."""
-    lines = [_HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(table([_HEADINGS, *(_cells(row) for row in rows)]))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

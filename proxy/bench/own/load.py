@@ -11,7 +11,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from proxy.bench.standin import MODEL, TOKENS
+from proxy.bench.own.standin import MODEL, TOKENS
 from proxy.wire.http1 import ChunkFollower, ProtocolError
 
 if TYPE_CHECKING:

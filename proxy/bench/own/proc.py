@@ -1,18 +1,13 @@
-"""What is told about a running program by Linux: processor time and memory, of it and of the programs that it started.
-
-And what a program that times others, or itself, has to keep out of the way.
-"""
+"""What Linux tells about a running program: processor time and memory, of it and of what it started."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 _PROC = Path("/proc")
 
@@ -61,14 +56,3 @@ def _stat(pid: int) -> list[str]:
         return []
     # The second field is the program's name in brackets, and may hold anything.
     return text.rpartition(")")[2].split()
-
-
-@contextlib.contextmanager
-def without_collections() -> Iterator[None]:
-    """Our own garbage collector must not fall into a call that is timed."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

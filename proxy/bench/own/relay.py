@@ -11,26 +11,25 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import json
-import platform
 import resource
 import signal
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from proxy.bench.children import ChildError, pinned
-from proxy.bench.figures import DIRECT, table
-from proxy.bench.load import Caller, LoadError, Streams, request
-from proxy.bench.proc import cpu_s, rss_kib, without_collections
-from proxy.bench.samples import KINDS, QUICK, Extent, Samples
-from proxy.bench.standin import PACE_S, TOKENS
-from proxy.bench.ways import Way, find_nginx, open_ways, processors
+from proxy.bench.children import ChildError, pinned, processors
+from proxy.bench.collector import without_collections
+from proxy.bench.own.figures import DIRECT, figures_table
+from proxy.bench.own.load import Caller, LoadError, Streams, request
+from proxy.bench.own.output import tell, write
+from proxy.bench.own.proc import cpu_s, rss_kib
+from proxy.bench.own.samples import KINDS, QUICK, Extent, Samples
+from proxy.bench.own.standin import PACE_S, TOKENS
+from proxy.bench.own.ways import Way, find_nginx, open_ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,11 +106,6 @@ async def _take_memory(way: Way, count: int, samples: Samples) -> None:
     await asyncio.sleep(_SETTLE_S)
 
 
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
 async def run(extent: Extent, nginx: str | None) -> Samples:
     """Start everything, measure, and end everything.
 
@@ -127,10 +121,10 @@ async def run(extent: Extent, nginx: str | None) -> Samples:
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as folder:
-        async with open_ways(Path(folder), nginx, _tell) as ways:
+        async with open_ways(Path(folder), nginx, tell) as ways:
             _, others = processors()
             with pinned(others), without_collections():
-                return await measure(ways, extent, _tell)
+                return await measure(ways, extent, tell)
 
 
 def describe(samples: Samples, extent: Extent) -> str:
@@ -140,7 +134,7 @@ def describe(samples: Samples, extent: Extent) -> str:
     )
     return "\n".join(
         [
-            table(samples.rows(extent)),
+            figures_table(samples.rows(extent)),
             "",
             f"First token: p50 of {extent.rounds * extent.calls} calls on each way, one at a time, less direct's,",
             f"which is {direct}.",
@@ -156,7 +150,6 @@ def describe(samples: Samples, extent: Extent) -> str:
 def as_json(samples: Samples, extent: Extent) -> dict[str, Any]:
     """Everything that was measured."""
     return {
-        "machine": {"python": platform.python_version(), "system": platform.platform()},
         "extent": dataclasses.asdict(extent),
         "rows": [row.as_json() for row in samples.rows(extent)],
         "samples": samples.as_json(),
@@ -188,7 +181,7 @@ def main() -> None:
         samples = uvloop.run(run(extent, nginx))
         sys.stdout.write(describe(samples, extent))
         if given.json is not None:
-            given.json.write_text(json.dumps(as_json(samples, extent), indent=1) + "\n", encoding="utf-8")
+            write(given.json, as_json(samples, extent))
     except (ChildError, LoadError, OSError) as error:
         parser.exit(EXIT_FAILED, f"scripts/bench relay: {error}\n")
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.bench.figures import (
+from proxy.bench.own.figures import (
     CPU_CHAT,
     CPU_GENERATE,
     DIRECT,

@@ -6,9 +6,6 @@ It is set against the plain queue and against Ollama's own way (``arrivals``), w
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import platform
 import random
 import statistics
 import sys
@@ -16,16 +13,20 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.admission.priority import LABELS, NORMAL, PRIORITIES
 from proxy.admission.scheduler import Scheduler, Ticket
-from proxy.bench.arrivals import Arrival, AsOllama, FirstCome, Mix, in_turn, mixed, simulate
+from proxy.bench.collector import without_collections
+from proxy.bench.own.arrivals import Arrival, AsOllama, FirstCome, Mix, in_turn, mixed, simulate
+from proxy.bench.own.costs import Cost, costs_table
+from proxy.bench.own.output import tell, write
+from proxy.bench.own.table import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from proxy.bench.arrivals import Outcome, Policy
+    from proxy.bench.own.arrivals import Outcome, Policy
 
 SEED: Final = 20_240_601
 AGEING_S: Final = 30.0
@@ -41,21 +42,6 @@ POLICIES: Final[dict[str, Callable[[int, int], Policy]]] = {
     "first come": FirstCome,
     "as Ollama": AsOllama,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Processor time of one kind of decision, in microseconds; judged by the mean."""
-
-    title: str
-    mean_us: float
-    p50_us: float
-    p99_us: float
-    target_us: float
-
-    @property
-    def passed(self) -> bool:
-        return self.mean_us <= self.target_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,35 +188,9 @@ def scenes(policy: str) -> Scenes:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 1 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 def describe(costs: Sequence[Cost], hours: Sequence[Hour], seen: Sequence[Scenes], mix: Mix) -> str:
     """The tables, and what they show."""
-    lines = _table(
-        [
-            ("processor time, us", "mean", "p50", "p99", "target", ""),
-            *(
-                (
-                    cost.title,
-                    f"{cost.mean_us:.1f}",
-                    f"{cost.p50_us:.1f}",
-                    f"{cost.p99_us:.1f}",
-                    f"{cost.target_us:g}",
-                    "pass" if cost.passed else "MISS",
-                )
-                for cost in costs
-            ),
-        ]
-    )
+    lines = costs_table(costs)
     shares = ", ".join(f"{share:.0%} for {name.upper()}" for name, share in mix.models)
     lines += ["", f"{mix.count} requests in {mix.span_s:g} s ({shares}; one model fits, a load takes {LOAD_S:g} s,"]
     lines += [f"a request {mix.service_s:g} s, {PARALLEL} slots, ageing {AGEING_S:g} s): seconds from arrival until"]
@@ -242,10 +202,10 @@ def describe(costs: Sequence[Cost], hours: Sequence[Hour], seen: Sequence[Scenes
             mean, p50, p95, longest = figures
             loads = "" if number else str(each.loads)
             rows.append((waits.policy, waits.priority, str(waits.count), mean, p50, p95, longest, loads))
-    lines += [*_table(rows), ""]
+    lines += [*table(rows), ""]
     lines += ["Six requests in turn for two models, A loaded, one slot. One request for B beside six clients that keep"]
     lines += ["two slots of A busy for 300 s.", ""]
-    lines += _table(
+    lines += table(
         [
             ("policy", "order of the six", "loads", "B waits, s", "A waits at most, s", "loads"),
             *(
@@ -264,26 +224,17 @@ def describe(costs: Sequence[Cost], hours: Sequence[Hour], seen: Sequence[Scenes
     return "\n".join([*lines, ""])
 
 
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
 def run(mix: Mix, *, waiting: int, decisions: int) -> tuple[list[Cost], list[Hour], list[Scenes]]:
     """Measure, and simulate."""
-    gc.collect()
-    gc.disable()
-    try:
-        _tell("decisions, nothing waits")
+    with without_collections():
+        tell("decisions, nothing waits")
         costs = [empty_cost(decisions)]
-        _tell(f"decisions, {waiting} wait")
+        tell(f"decisions, {waiting} wait")
         costs += crowded_costs(waiting, decisions)
-    finally:
-        gc.enable()
     arrivals = mixed(mix, SEED)
     hours = []
     for policy in POLICIES:
-        _tell(f"{mix.count} requests, {policy}")
+        tell(f"{mix.count} requests, {policy}")
         hours.append(hour(policy, arrivals))
     return costs, hours, [scenes(policy) for policy in POLICIES]
 
@@ -299,17 +250,12 @@ def main() -> None:
     sys.stdout.write(describe(costs, hours, seen, mix))
     if given.json is not None:
         found = {
-            "machine": {"python": platform.python_version(), "system": platform.platform()},
             "mix": asdict(mix),
-            "costs": [{**asdict(cost), "passed": cost.passed} for cost in costs],
+            "costs": [cost.as_json() for cost in costs],
             "hours": [asdict(each) for each in hours],
             "scenes": [asdict(each) for each in seen],
         }
-        _write(given.json, found)
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(given.json, found)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
-from proxy.bench.children import Child, ChildError, free_port
+from proxy.bench.children import ENVIRON, Child, ChildError, free_port
+from proxy.bench.own.output import tell
 from proxy.bench.run import Bench
 from proxy.bench.workloads.kinds import AHEAD_S, SYSTEM_CALLS, WORKLOADS
 from proxy.bench.workloads.plan import Plan
@@ -38,14 +38,10 @@ WITHIN: Final = 0.10
 MODEL, SECOND_MODEL = "one", "two"
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130
-_LISTEN_S: Final = 20.0
+_LOADED_S: Final = 20.0
 _SEED: Final = 7
 # Some 500 tokens: the simulated tokenizer needs time too, which is no setting.
 _SYSTEM_CHARACTERS: Final = 2000
-_ENVIRON: Final = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "PYTHONPATH": str(Path(__file__).parent.parent.parent),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +186,12 @@ async def stage(folder: Path, speeds: Speeds, system: str) -> AsyncIterator[tupl
     async with contextlib.AsyncExitStack() as stack:
         for port in (direct, behind):
             arguments = ["simulate", "--listen", f"127.0.0.1:{port}", "--models", str(described)]
-            child = await stack.enter_async_context(Child(arguments, folder / f"{port}.log", _ENVIRON))
-            await child.wait_listening(port, _LISTEN_S)
+            child = await stack.enter_async_context(Child(arguments, folder / f"{port}.log", ENVIRON))
+            await child.wait_listening(port)
         proxy = await stack.enter_async_context(
-            Child(["serve", "--config", str(config)], folder / "proxy.log", _ENVIRON)
+            Child(["serve", "--config", str(config)], folder / "proxy.log", ENVIRON)
         )
-        await proxy.wait_listening(listen, _LISTEN_S)
+        await proxy.wait_listening(listen)
         yield f"http://127.0.0.1:{direct}", f"http://127.0.0.1:{listen}"
 
 
@@ -212,7 +208,7 @@ async def measure(plan: Plan, speeds: Speeds) -> Run:
             Server("--direct", direct_url, {}) as direct,
             Server("--via", via_url, {}) as via,
         ):
-            await via.wait_loaded(plan.model, _LISTEN_S)
+            await via.wait_loaded(plan.model, _LOADED_S)
             bench = Bench(plan, direct, via, _tell)
             await bench.prepare()
             await bench.measure()
@@ -221,8 +217,7 @@ async def measure(plan: Plan, speeds: Speeds) -> Run:
 
 def _tell(step: Step) -> None:
     left = f", {step.left_s:.0f} s left" if step.left_s is not None else ""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {step.what}{left}\n")
-    sys.stderr.flush()
+    tell(f"{step.what}{left}")
 
 
 def describe(rows: Sequence[Row], means: Mapping[str, tuple[float, float]]) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.bench.children import Child, ChildError
-from proxy.bench.load import Caller, LoadError, request
-from proxy.bench.ways import open_ways
+from proxy.bench.own.load import Caller, LoadError, request
+from proxy.bench.own.output import tell
+from proxy.bench.own.ways import open_ways
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,13 +76,13 @@ async def run(program: str, seconds: float, connections: int) -> dict[str, Traff
     """
     measured: dict[str, Traffic] = {}
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as folder:
-        async with open_ways(Path(folder), None, _tell) as ways:
+        async with open_ways(Path(folder), None, tell) as ways:
             way = ways[-1]
-            _tell("without slow clients")
+            tell("without slow clients")
             measured["alone"] = Traffic(way.port)
             await asyncio.to_thread(measured["alone"].run, seconds)
             for title, flag in _ATTACKS.items():
-                _tell(title)
+                tell(title)
                 url = f"http://127.0.0.1:{way.port}/api/chat"
                 arguments = _arguments(flag, connections, seconds, url)
                 measured[title] = Traffic(way.port)
@@ -93,11 +94,6 @@ async def run(program: str, seconds: float, connections: int) -> dict[str, Traff
 def _arguments(flag: str, connections: int, seconds: float, url: str) -> Sequence[str]:
     lasts_s = round(seconds) + 5
     return (flag, "-c", str(connections), "-r", "200", "-i", "1", "-l", str(lasts_s), "-p", "2", "-u", url)
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 def main() -> None:

@@ -6,32 +6,25 @@ environment without settings of the caller's.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxy.bench.children import Child, ChildError, free_port
-from proxy.bench.figures import DIRECT, NGINX, PILOTLIGHT
-from proxy.bench.load import Caller, LoadError, fetch, request
-from proxy.bench.proc import family
-from proxy.bench.standin import MODEL, NUM_CTX
+from proxy.bench.children import ENVIRON, Child, ChildError, free_port, processors
+from proxy.bench.own.figures import DIRECT, NGINX, PILOTLIGHT
+from proxy.bench.own.load import Caller, LoadError, fetch, request
+from proxy.bench.own.proc import family
+from proxy.bench.own.standin import MODEL, NUM_CTX
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
-_LISTEN_S: Final = 20.0
 _READY_S: Final = 30.0
-_POLL_S: Final = 0.05
-_ENVIRON: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "PYTHONPATH": str(Path(__file__).parent.parent.parent),
-}
 
 # As docs and guides have it for Ollama: nothing is held back, connections are kept on both sides, one line of log.
 _NGINX_CONF: Final = """
@@ -85,16 +78,7 @@ class Way:
 
 def find_nginx() -> str | None:
     """The program; Debian keeps it where the path of a plain user does not look."""
-    return shutil.which("nginx") or shutil.which("nginx", path=_ENVIRON["PATH"])
-
-
-def processors() -> tuple[frozenset[int] | None, frozenset[int] | None]:
-    """Which processor the measured program gets, and which ones everything else; ``None`` where there is only one."""
-    usable = os.sched_getaffinity(0)
-    if len(usable) < 2:
-        return None, None
-    ours = min(usable)
-    return frozenset({ours}), frozenset(usable - {ours})
+    return shutil.which("nginx") or shutil.which("nginx", path=ENVIRON["PATH"])
 
 
 @contextlib.asynccontextmanager
@@ -115,12 +99,12 @@ async def open_ways(folder: Path, nginx: str | None, tell: Callable[[str], None]
         standin = Child(
             [str(upstream)],
             folder / "standin.log",
-            _ENVIRON,
-            program=(sys.executable, "-m", "proxy.bench.standin"),
+            ENVIRON,
+            program=(sys.executable, "-m", "proxy.bench.own.standin"),
             cpus=others,
         )
         tell("starting the stand-in")
-        await (await stack.enter_async_context(standin)).wait_listening(upstream, _LISTEN_S)
+        await (await stack.enter_async_context(standin)).wait_listening(upstream)
         ways = [Way(DIRECT, upstream)]
         if nginx is not None:
             tell("starting nginx")
@@ -139,9 +123,9 @@ async def _start_nginx(
     user = "user root;" if os.geteuid() == 0 else ""
     conf.write_text(_NGINX_CONF.format(folder=folder, listen=listen, upstream=upstream, user=user))
     arguments = ["-e", str(folder / "nginx-error.log"), "-p", str(folder), "-c", str(conf)]
-    child = Child(arguments, folder / "nginx.log", _ENVIRON, program=(program,), cpus=cpus)
+    child = Child(arguments, folder / "nginx.log", ENVIRON, program=(program,), cpus=cpus)
     await stack.enter_async_context(child)
-    await child.wait_listening(listen, _LISTEN_S)
+    await child.wait_listening(listen)
     return Way(NGINX, listen, family(_pid(child)))
 
 
@@ -161,14 +145,14 @@ async def _start_pilotlight(
     }
     # What is JSON is YAML.
     config.write_text(json.dumps(settings))
-    child = Child(["serve", "--config", str(config)], folder / "pilotlight.log", _ENVIRON, cpus=cpus)
+    child = Child(["serve", "--config", str(config)], folder / "pilotlight.log", ENVIRON, cpus=cpus)
     await stack.enter_async_context(child)
-    await child.wait_listening(admin, _LISTEN_S)
+    await child.wait_listening(admin)
 
     async def is_ready() -> bool:
         return (await fetch(admin, "/readyz"))[0] == 200
 
-    await _wait(child, is_ready, "did not become ready")
+    await child.wait_until(is_ready, _READY_S, "did not become ready")
     pid = _pid(child)
     way = Way(PILOTLIGHT, listen, (pid,))
 
@@ -177,23 +161,15 @@ async def _start_pilotlight(
         caller = Caller(listen)
         try:
             caller.first_token_s(request("/api/generate", "burst"))
+        except LoadError as error:
+            raise ChildError(child.describe(str(error))) from error
         finally:
             caller.close()
         _, after = await fetch(upstream, "/asked")
         return bool(after["/api/chat"] > before["/api/chat"])
 
-    await _wait(child, is_mapped, "does not ask generate as chat")
+    await child.wait_until(is_mapped, _READY_S, "did not ask generate as chat")
     return way
-
-
-async def _wait(child: Child, condition: Callable[[], Awaitable[bool]], failing: str) -> None:
-    with contextlib.suppress(TimeoutError, LoadError):
-        async with asyncio.timeout(_READY_S):
-            while child.is_running:
-                if await condition():
-                    return
-                await asyncio.sleep(_POLL_S)
-    raise ChildError(child.describe(failing))
 
 
 def _pid(child: Child) -> int:

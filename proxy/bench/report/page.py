@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proxy.bench.results import Run
 
 _FOLDER: Final = Path(__file__).parent
-_HOW_TO_DRAW: Final = "pip install 'pilotlight[bench]'"
+_HOW_TO_DRAW: Final = "pip install matplotlib"
 
 
 def render(run: Run, pictures: Mapping[str, str] | None = None) -> str:

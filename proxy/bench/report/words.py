@@ -50,6 +50,7 @@ FORMATS: Final[Mapping[str, Callable[[float], str]]] = {
     "bytes": size,
     "number": lambda value: f"{value:,.0f}",
     "plain": significant,
+    "limit": lambda value: f"{value:,g}",
 }
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from proxy.bench.first_token import reason_of
 from proxy.wire.names import canonical
+from proxy.wire.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -177,7 +178,7 @@ class Server:
             async with self.session.get(f"{self.url}{path}", timeout=aiohttp.ClientTimeout(total=_LOOK_S)) as reply:
                 text = await reply.text()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ServerError(f"{self.flag} {self.url}: {_reason(error)}") from None
+            raise ServerError(f"{self.flag} {self.url}: {reason_of(error)}") from None
         if reply.status != 200:
             raise ServerError(f"{self.flag} {self.url}: GET {path} answered {reply.status}")
         return text
@@ -204,7 +205,7 @@ class Server:
                 answer = await reply.json(content_type=None)
                 date = email.utils.parsedate_to_datetime(reply.headers["Date"]) if "Date" in reply.headers else None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ServerError(f"{where}: {_reason(error)}") from None
+            raise ServerError(f"{where}: {reason_of(error)}") from None
         except ValueError:
             raise ServerError(f"{where}: {method} {path} answered with what is no JSON; is it Ollama?") from None
         if not isinstance(answer, dict):
@@ -218,16 +219,6 @@ class _RefusedError(ServerError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        # asyncio's own text for it names the address once more, and not the reason.
-        number = error.os_error.errno
-        return f"cannot connect: {os.strerror(number) if number else error}"
-    return str(error) or type(error).__name__
 
 
 def _loaded(row: Mapping[str, Any], now: datetime) -> Loaded:
@@ -244,9 +235,5 @@ def _loaded(row: Mapping[str, Any], now: datetime) -> Loaded:
 
 
 def _left_s(text: str, now: datetime) -> float:
-    try:
-        # Python 3.11 cuts decimals after the sixth, and Go writes nine.
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return ((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)) - now).total_seconds()
+    expires_unix = parse_time(text)
+    return 0.0 if expires_unix is None else expires_unix - now.timestamp()

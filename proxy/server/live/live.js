@@ -92,7 +92,7 @@ function showTiles(recent, models, queue) {
   tile("p50", times.length ? milliseconds(quantile(times, 0.5)) : "–", judged(quantile(times, 0.5)));
   tile("p95", times.length ? milliseconds(quantile(times, 0.95)) : "–", judged(quantile(times, 0.95)));
   $("p50-note").textContent = $("p95-note").textContent = times.length
-    ? `${times.length} calls in ${MINUTES} minutes`
+    ? `${counted(times.length, "call")} in ${MINUTES} minutes`
     : `no call in ${MINUTES} minutes`;
   tile("cold", String(cold), cold ? "warn" : "");
   $("cold-note").textContent = "calls that waited for a load";
@@ -101,10 +101,15 @@ function showTiles(recent, models, queue) {
   $("rate-note").textContent = failed ? `${failed} failed in ${MINUTES} minutes` : "none failed";
   const running = Object.values(queue.running).reduce((sum, count) => sum + count, 0);
   tile("running", String(running), "");
-  $("running-note").textContent = `${models.filter((model) => model.state === "resident" || model.size_bytes).length} models loaded`;
+  const loaded = models.filter((model) => model.state === "resident" || model.size_bytes).length;
+  $("running-note").textContent = counted(loaded, "model") + " loaded";
   tile("waiting", String(queue.waiting.length), queue.waiting.length > 10 ? "warn" : "");
   const longest = Math.max(0, ...queue.waiting.map((each) => each.waited_s));
   $("waiting-note").textContent = queue.waiting.length ? `longest ${milliseconds(longest * 1000)}` : "in the queue";
+}
+
+function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 function tile(id, text, kind) {

@@ -123,16 +123,8 @@ def parse_reference(raw: str) -> Reference:
     Raises:
         ModelRequired, ConflictingSource, UnqualifiedName
     """
-    text = raw.strip()
-    if not text:
-        raise ModelRequired
-    base, source = _source_of(text)
-    if source and _source_of(base)[1]:
-        raise ConflictingSource(f"use either :local or :cloud, not both: {go_quote(text)}")
-    name = parse_name(base)
-    if not name.is_valid():
-        raise UnqualifiedName(f"unqualified name: {name}")
-    return Reference(text, base, source, name)
+    text, base, source = _split(raw)
+    return _reference(text, base, source)
 
 
 def parse_pull_reference(raw: str) -> Reference:
@@ -141,14 +133,24 @@ def parse_pull_reference(raw: str) -> Reference:
     Raises:
         ModelRequired, ConflictingSource, UnqualifiedName
     """
+    text, base, source = _split(raw)
+    if source == "cloud":
+        base = f"{base}-cloud" if base.rfind(":") > base.rfind("/") else f"{base}:cloud"
+    return _reference(text, base, source)
+
+
+def _split(raw: str) -> tuple[str, str, str]:
+    """The name without blanks around it, without its source, and the source."""
     text = raw.strip()
     if not text:
         raise ModelRequired
     base, source = _source_of(text)
     if source and _source_of(base)[1]:
         raise ConflictingSource(f"use either :local or :cloud, not both: {go_quote(text)}")
-    if source == "cloud":
-        base = f"{base}-cloud" if base.rfind(":") > base.rfind("/") else f"{base}:cloud"
+    return text, base, source
+
+
+def _reference(text: str, base: str, source: str) -> Reference:
     name = parse_name(base)
     if not name.is_valid():
         raise UnqualifiedName(f"unqualified name: {name}")

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.admission.priority import BATCH, INTERACTIVE, NORMAL, PRIORITIES
 from proxy.admission.scheduler import Scheduler, Ticket
-from proxy.bench.arrivals import Arrival, AsOllama, FirstCome, Mix, Policy, in_turn, mixed, simulate
+from proxy.bench.own.arrivals import Arrival, AsOllama, FirstCome, Mix, Policy, in_turn, mixed, simulate
 
 
 def policies(parallel: int = 1, max_loaded: int = 1) -> list[Policy]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.bench.batch import AT_ONCE, BATCH, SEQUENTIAL, BenchError, check, describe, measure
+from proxy.bench.own.batch import AT_ONCE, BATCH, SEQUENTIAL, BenchError, check, describe, measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,11 @@ def test_every_way_is_measured_and_told(tmp_path: Path) -> None:
     arguments = ["--lines", "50", "--rounds", "1", "--json", str(report)]
 
     result = subprocess.run(
-        [sys.executable, "-m", "proxy.bench.batch", *arguments], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-m", "proxy.bench.own.batch", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
     )
 
     assert result.returncode == 0, result.stderr

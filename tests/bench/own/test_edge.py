@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.bench import edge as bench
+from proxy.bench.own import edge as bench
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.bench.embed import GATHERED, LIST, SINGLE, describe
+from proxy.bench.own.embed import GATHERED, LIST, SINGLE, describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,11 @@ def test_every_way_is_measured_and_what_it_means_is_said(tmp_path: Path) -> None
     arguments = ["--texts", "6", "--rounds", "1", "--json", str(report)]
 
     result = subprocess.run(
-        [sys.executable, "-m", "proxy.bench.embed", *arguments], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-m", "proxy.bench.own.embed", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
     )
 
     assert result.returncode == 0, result.stderr
@@ -42,7 +46,11 @@ def test_a_server_that_is_not_there_is_said_in_one_line() -> None:
     arguments = ["--upstream", "http://127.0.0.1:9", "--texts", "1", "--rounds", "1"]
 
     result = subprocess.run(
-        [sys.executable, "-m", "proxy.bench.embed", *arguments], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-m", "proxy.bench.own.embed", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
     )
 
     assert result.returncode == 1

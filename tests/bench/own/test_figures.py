@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.bench.figures import CPU_CHAT, DIRECT, FIRST_TOKEN_CHAT, MEMORY_REST, NGINX, PILOTLIGHT, Row, table
+from proxy.bench.own.figures import (
+    CPU_CHAT,
+    DIRECT,
+    FIRST_TOKEN_CHAT,
+    MEMORY_REST,
+    NGINX,
+    PILOTLIGHT,
+    Row,
+    figures_table,
+)
 
 
 @pytest.mark.parametrize(("nginx", "ours", "passed"), [(10.0, 16.0, True), (10.0, 16.1, False), (30.0, 48.0, True)])
@@ -28,7 +37,7 @@ def test_a_value_of_nginx_that_is_lost_in_noise_gives_no_ratio() -> None:
 
 def test_the_table_shows_values_ratio_targets_and_verdict() -> None:
     rows = [Row(CPU_CHAT, {NGINX: 10.0, PILOTLIGHT: 17.04}), Row(MEMORY_REST, {NGINX: 12.0, PILOTLIGHT: 50.0})]
-    heading, first, second = (line.split() for line in table(rows).splitlines())
+    heading, first, second = (line.split() for line in figures_table(rows).splitlines())
     assert heading[:3] == [DIRECT, NGINX, PILOTLIGHT]
     assert first[-7:] == ["-", "10.0", "17.0", "1.70", "16", "1.6", "MISS"]
     assert second[-7:] == ["-", "12.0", "50.0", "4.17", "70", "-", "pass"]

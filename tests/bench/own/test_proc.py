@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from proxy.bench.proc import cpu_s, family, rss_kib
+from proxy.bench.own.proc import cpu_s, family, rss_kib
 
 
 def test_a_family_is_a_process_and_what_it_started() -> None:

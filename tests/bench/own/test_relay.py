@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from proxy.bench.figures import NGINX, PILOTLIGHT
-from proxy.bench.proc import family
-from proxy.bench.ways import find_nginx
+from proxy.bench.own.figures import NGINX, PILOTLIGHT
+from proxy.bench.own.proc import family
+from proxy.bench.own.ways import find_nginx
+from tests.bench.programs import is_alive
 
-ROOT = Path(__file__).parent.parent.parent
-BENCH = (sys.executable, "-m", "proxy.bench.relay")
+ROOT = Path(__file__).parents[3]
+BENCH = (sys.executable, "-m", "proxy.bench.own.relay")
 needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed (apt-get install nginx)")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def rows(report: Path) -> list[dict[str, object]]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from proxy.bench.figures import DIRECT, NGINX, PILOTLIGHT
-from proxy.bench.samples import KINDS, Extent, Samples
+from proxy.bench.own.figures import DIRECT, NGINX, PILOTLIGHT
+from proxy.bench.own.samples import KINDS, Extent, Samples
 
 
 def test_each_row_is_made_of_its_own_samples() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.bench import selfcheck
-from proxy.bench.selfcheck import Row, Speeds, describe, implied_s, models, rows_of
+from proxy.bench.own import selfcheck
+from proxy.bench.own.selfcheck import Row, Speeds, describe, implied_s, models, rows_of
 from proxy.bench.workloads.kinds import AHEAD_S, WORKLOADS
 from proxy.simulator import build_profile
 from tests.bench import runs

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from proxy.bench import slow as bench
 from proxy.bench.children import free_port
-from proxy.bench.standin import serve
+from proxy.bench.own import slow as bench
+from proxy.bench.own.standin import serve
 
 
 def test_a_row_is_judged_by_its_slowest_calls_and_by_those_that_failed() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.bench.children import free_port
-from proxy.bench.load import BODIES, LoadError, Streams, check, fetch, request
-from proxy.bench.standin import NUM_CTX, TOKENS, Answers, serve, stream
+from proxy.bench.own.load import BODIES, LoadError, Streams, check, fetch, request
+from proxy.bench.own.standin import NUM_CTX, TOKENS, Answers, serve, stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

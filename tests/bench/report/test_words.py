@@ -32,6 +32,11 @@ def test_a_duration_has_three_digits_and_the_unit_that_suits_it(value: float, te
     assert words.seconds(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(2000.0, "2,000"), (740, "740"), (1.1, "1.1"), (1.0, "1"), (0.1, "0.1")])
+def test_a_limit_that_somebody_set_has_the_digits_that_it_was_given(value: float, text: str) -> None:
+    assert words.FORMATS["limit"](value) == text
+
+
 @given(st.floats(min_value=1e-6, max_value=1e6))
 def test_the_text_of_a_duration_is_the_duration_to_half_of_its_last_digit(value: float) -> None:
     number, unit = words.seconds(value).split()
