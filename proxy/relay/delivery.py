@@ -19,7 +19,7 @@ from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
 from proxy.observe.timeline import REUSED_CACHE, Outcome, Timeline, outcome_of, server_timing
 from proxy.relay.lane import fast_lane
 from proxy.upstream.exchange import CUT_MESSAGE
-from proxy.wire.headers import Field, end_to_end, stream_fields
+from proxy.wire.headers import LENGTH, Field, end_to_end, stream_fields
 from proxy.wire.lines import LineSplitter
 from proxy.wire.shapes import JSON_TYPE, stream_error, stream_separator
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _LARGEST_HELD_BYTES: Final = 256 * 1024
 # Pieces whose times and last bytes are noted before they are worked out.
 _MOST_NOTED: Final = 32
-_LENGTH: Final = frozenset((b"content-length",))
 # Of an error that ends a reply under way; every other one is the upstream's.
 _OUTCOMES: Final = {503: Outcome.REJECTED, 504: Outcome.TIMEOUT}
 
@@ -131,7 +130,7 @@ class Delivery:
         self._settled_at = self._timeline.upstream_head = now
         self._timeline.stream = head.is_stream and self._gather is None
         translates = self._mapper is not None or self._gather is not None
-        if translates and head.status == 200 and head.is_stream:
+        if translates and head.is_stream:
             self._lines = LineSplitter()
             if self._gather is None:
                 self._begin(head)
@@ -230,14 +229,14 @@ class Delivery:
 
     def _begin(self, head: ReplyHead) -> None:
         self._note_status(head.status)
-        fields = end_to_end(self._mapped_fields(head, head.status))
+        fields = end_to_end(self._mapped_fields(head, head.status), frozenset() if head.keeps_length else LENGTH)
         if self._is_stream:
             fields += stream_fields(fields)
         self._reply.start(
             head.status,
             head.reason,
             fields + self._own_fields(),
-            has_length=head.length_bytes is not None,
+            has_length=head.keeps_length,
             has_body=head.status not in (204, 304),
             held=True,
         )
@@ -251,7 +250,7 @@ class Delivery:
     def _answer(self, head: ReplyHead, status: int, body: bytes) -> None:
         """A complete reply under a head whose body was replaced."""
         self._note_status(status)
-        replaced = end_to_end(self._mapped_fields(head, status), _LENGTH)
+        replaced = end_to_end(self._mapped_fields(head, status), LENGTH)
         replaced.append((b"Content-Length", b"%d" % len(body)))
         reason = head.reason if status == head.status else b""
         self._reply.start(status, reason, replaced + self._own_fields(), has_length=True, held=True)

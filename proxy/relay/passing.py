@@ -24,7 +24,7 @@ from proxy.upstream.connecting import Connecting
 from proxy.upstream.exchange import CUT_MESSAGE
 from proxy.upstream.retry import Situation, may_repeat
 from proxy.upstream.session import Sessions, StaleConnection, fail_with_connection, reply_head, send
-from proxy.wire.headers import Field, end_to_end, first, stream_fields
+from proxy.wire.headers import LENGTH, Field, end_to_end, first, stream_fields
 from proxy.wire.routes import Kind
 from proxy.wire.shapes import stream_error, stream_separator
 
@@ -130,14 +130,16 @@ class Passing:
         timeline.status = head.status
         timeline.outcome = outcome_of(head.status)
         timeline.stream = is_stream
-        fields = end_to_end(head.fields)
+        # The only streams here whose end is looked at are those of managing.
+        has_length = head.keeps_length if call.route.kind is Kind.MANAGE else head.length_bytes is not None
+        fields = end_to_end(head.fields, frozenset() if has_length else LENGTH)
         if is_stream:
             fields += stream_fields(fields)
         reply.start(
             head.status,
             head.reason,
             fields + call.added,
-            has_length=head.length_bytes is not None,
+            has_length=has_length,
             has_body=head.status not in (204, 304),
         )
         fail_with_connection(upstream)

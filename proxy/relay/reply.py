@@ -32,6 +32,7 @@ class ClientConnection(Protocol):
     peer: str
     local: str
     local_port: int
+    begun: bool
 
     @property
     def writing_paused(self) -> bool:
@@ -133,7 +134,7 @@ class ClientReply:
                 self.close = True
         if self.close:
             out.append((b"Connection", b"close"))
-        self.started = True
+        self.started = self._connection.begun = True
         self._unsent = encode(b"HTTP/1.1 %d %b" % (status, reason or _phrase(status)), out)
         if not held:
             self.flush()

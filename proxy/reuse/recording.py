@@ -351,7 +351,7 @@ class Replay:
             self.position += 1
             self._taken_bytes += len(piece)
             left_bytes -= len(piece)
-            is_counted = head is not None and head.length_bytes is not None
+            is_counted = head is not None and head.keeps_length
             sink.on_body(piece if is_counted else chunk(piece), piece)
 
     def _end(self) -> None:

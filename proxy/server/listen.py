@@ -68,12 +68,14 @@ class Connection(RequestHandler):
         lost: Resolves when the connection is gone; made by who wants to wait for that.
         client: Who is at the other end, for turns and limits.
         peer, local, local_port: Addresses of the two ends.
+        begun: A reply has begun to the request that is served, or to the last one.
         head_received: When the first byte of the request that is served, or of the next one, arrived.
     """
 
     __slots__ = (
         "_stall_timer",
         "_wire",
+        "begun",
         "client",
         "clock",
         "head_received",
@@ -107,7 +109,7 @@ class Connection(RequestHandler):
         self.head_received: float | None = None
         self.client = self.peer = self.local = ""
         self.local_port = 0
-        self.serving = False
+        self.serving = self.begun = False
 
     def data_received(self, data: bytes) -> None:
         # Only while a request is awaited: what comes otherwise is the rest of a body, or was sent ahead of its turn.
@@ -183,9 +185,9 @@ class Connection(RequestHandler):
         traceback in the log for each (23,469 of them in a fuzz of 30,000 requests, measured).
         """
         self.on_error("malformed request" if status < 500 else "unhandled error", exc)
-        if status >= 500 and request.transport is not None and request.writer.output_size == 0 and self.serving:
-            # Something may be out already, written past aiohttp: only the end of the connection is certain to be right.
-            request.transport.abort()
+        if status >= 500 and self.begun:
+            # Something is out already, written past aiohttp: nothing but the end of the connection would be right.
+            self.abort()
         text = "the request is malformed" if status < 500 else "internal error"
         code = "bad_request" if status < 500 else "internal"
         family = Family.API
@@ -289,7 +291,7 @@ class Listener(web.Server):
         connection = cast("Connection", request.protocol)
         received = connection.head_received or self._clock()
         version = request.version
-        connection.serving = True
+        connection.serving, connection.begun = True, False
         try:
             reply = await self._relay.serve(
                 Inbound(

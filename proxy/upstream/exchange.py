@@ -55,7 +55,10 @@ class Sink(Protocol):
         """The final head. Called once, before everything else."""
 
     def on_body(self, raw: bytes, payload: bytes) -> None:
-        """A piece of the body: as it was framed, and without framing. Both are the same where it has a length."""
+        """A piece of the body: as it was framed, and without framing.
+
+        Both are the same where the head ``keeps_length``. What else came without chunks is framed as one.
+        """
 
     def on_end(self) -> None:
         """The body is complete."""
@@ -104,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunks",
         "_has_answered",
         "_head_bytes",
+        "_keeps_length",
         "_lane",
         "_on_closed",
         "_on_free",
@@ -131,6 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._has_answered = False
         self._chunks = ChunkFollower()
         self._remaining_bytes = 0
+        self._keeps_length = True
         self._reusable = False
         self.exchanges = 0
         self.idle_since = 0.0
@@ -253,6 +258,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._phase = _COUNTED
             self._remaining_bytes = head.length_bytes
+            self._keeps_length = head.keeps_length
         if self._sink is not None:
             self._sink.on_head(head)
         if self._phase == _COUNTED:
@@ -264,7 +270,7 @@ class UpstreamConnection(asyncio.Protocol):
         piece = data[: self._remaining_bytes]
         self._remaining_bytes -= len(piece)
         if piece:
-            self._deliver(piece, piece)
+            self._deliver(piece if self._keeps_length else chunk(piece), piece)
         if self._remaining_bytes == 0:
             self._finish(data[len(piece) :])
 

@@ -56,7 +56,7 @@ class SecureExchange:
             self._sink.on_head(head)
             async for piece in self._reply.content.iter_any():
                 if piece:
-                    self._sink.on_body(chunk(piece) if head.chunked else piece, piece)
+                    self._sink.on_body(piece if head.keeps_length else chunk(piece), piece)
                 await self._may_read.wait()
         except (aiohttp.ClientError, TimeoutError):
             self._sink.on_failure(UpstreamBroken(CUT_MESSAGE))

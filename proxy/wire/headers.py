@@ -32,6 +32,9 @@ _HOP_BY_HOP = frozenset(
 # Naming these in Connection must not take them away: they decide framing and routing (RFC 9112 section 6.3).
 _NEVER_NAMED_AWAY = frozenset((b"content-length", b"host"))
 
+#: What goes where a body is framed anew.
+LENGTH = frozenset((b"content-length",))
+
 #: What may say whose a request is, to us or to a gateway in front of Ollama.
 CREDENTIALS = (b"authorization", b"cookie", b"x-api-key")
 

@@ -53,7 +53,13 @@ class ReplyHead(NamedTuple):
 
     @property
     def is_stream(self) -> bool:
-        return self.content_type in (b"application/x-ndjson", b"text/event-stream")
+        """Whether frames follow, the last of which tells that it is; an error has none, whatever its type says."""
+        return self.status == 200 and self.content_type in (b"application/x-ndjson", b"text/event-stream")
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether a client may be told the length: not a stream's, which may have to end in an error of ours."""
+        return self.length_bytes is not None and not self.is_stream
 
 
 def parse_head(head: bytes) -> ReplyHead | None:

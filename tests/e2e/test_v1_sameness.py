@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import re
 
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.pair import Pair, paired
 from tests.e2e.test_sameness import EXCHANGES, body_of, head_of, replayed
-from tests.peers import Answer, client
+from tests.peers import Answer, End, client
 from tests.rewrite.v1.bodies import requests
 
 # Thinks and calls tools; calls tools; sees; completes in the middle; only embeds; is not there.
 MODELS = ["qwen3:8b", "qwen3:8b", "llama3.2:3b", "gemma3:4b", "qwen2.5-coder:7b", "nomic-embed-text", "ghost"]
+# The format is looked at when the thought is over, and the stream has begun by then.
+FAILS_IN_MID_STREAM = (
+    "/v1/chat/completions",
+    json.dumps(
+        {
+            "model": "qwen3:8b",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": True,
+            "response_format": {"type": "json_schema", "json_schema": {"schema": "x"}},
+        }
+    ).encode(),
+)
 CALL_ID = re.compile(rb"call_[a-z0-9]{8}")
 
 
@@ -47,6 +60,7 @@ def test_any_request_gets_the_same_answer_translated_as_directly() -> None:
         pair = runner.run(opened_pair(opened))
 
         @settings(max_examples=150)
+        @example(FAILS_IN_MID_STREAM)
         @given(requests(st.sampled_from(MODELS)))
         def compare(request: tuple[str, bytes]) -> None:
             nonlocal translated
@@ -56,8 +70,11 @@ def test_any_request_gets_the_same_answer_translated_as_directly() -> None:
             translated += sent.startswith("/api/")
             assert len(pair.simulated.requests) > before
             assert head_of(one) == head_of(other), sent
-            assert told(one) == told(other), sent
-            assert one.end is other.end, sent
+            if other.end is End.COMPLETE:
+                assert told(one) == told(other), sent
+                assert one.end is other.end, sent
+            else:
+                assert_differs_as_documented(one, other)
 
         try:
             compare()
@@ -80,6 +97,15 @@ async def asked(address: str, request: tuple[str, bytes]) -> Answer:
     async with client(address) as peer:
         peer.send(head.encode() + b"\r\n\r\n" + body)
         return await peer.answer()
+
+
+def assert_differs_as_documented(one: Answer, other: Answer) -> None:
+    """Where Ollama's own stream just ends, with a chunk of no model, ours ends in an error."""
+    *chunks, lost = told(one).split(b"\n\n")[:-1]
+    *same, error = told(other).split(b"\n\n")[:-1]
+    assert chunks == same
+    assert b'"model":""' in lost
+    assert error.startswith(b'data: {"error":')
 
 
 def told(answer: Answer) -> bytes:

@@ -248,3 +248,32 @@ async def test_a_close_delimited_reply_arrives_whole_and_framed() -> None:
             assert (answer.status, answer.end) == (200, End.COMPLETE)
             if "stream" not in body:
                 assert answer.body == b"".join(CHAT_FRAMES)
+
+
+@pytest.mark.parametrize("kind", STREAMS, ids=named)
+async def test_a_stream_with_a_length_arrives_whole_and_in_chunks(kind: Kind) -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.whole(b"".join(kind.frames), kind=kind.type)
+
+    async with staged(script) as stage:
+        for _ in range(2):
+            async with stage.client() as client:
+                client.post(kind.path, kind.body)
+                answer = await client.answer()
+            assert (answer.end, answer.header("content-length")) == (End.COMPLETE, None)
+            if kind.path == "/api/generate":
+                assert [line["response"] for line in answer.lines] == ["Hel", "lo", ""]
+            else:
+                assert answer.body == b"".join(kind.frames)
+
+
+async def test_an_error_status_with_the_type_of_a_stream_is_no_stream_that_was_cut() -> None:
+    async def script(seen: Seen, reply: Answering) -> None:
+        reply.whole(b'{"error":"no"}', 500, "application/x-ndjson")
+
+    async with staged(script) as stage, stage.client() as client:
+        client.post("/api/chat", chat())
+        answer = await client.answer()
+        assert (answer.status, answer.body, answer.end) == (500, b'{"error":"no"}', End.COMPLETE)
+        (row,) = await stage.rows()
+        assert row.get("error") is None

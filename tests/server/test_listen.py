@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.relay.reply import ClientReply
 from proxy.server.listen import Listener, require_c_parser
 from tests.peers import DEADLINE_S, Answering, End, RawClient, Seen, client, until
 from tests.stage import chat, chat_end, chat_token, staged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from proxy.relay.call import Inbound
 
 
 async def echo(seen: Seen, reply: Answering) -> None:
@@ -147,13 +150,23 @@ async def test_malformed_requests_neither_hurt_nor_slip_through() -> None:
 class FailingRelay:
     """A mistake of ours, for which nothing else would stand still."""
 
-    async def serve(self, **request: Any) -> Any:
+    async def serve(self, inbound: Inbound) -> ClientReply:
         raise LookupError("a secret path")
 
 
-async def failing() -> AsyncIterator[tuple[str, list[str]]]:
+class RelayThatFailsLate(FailingRelay):
+    """The same, with a reply under way."""
+
+    async def serve(self, inbound: Inbound) -> ClientReply:
+        reply = ClientReply(inbound.connection, is_http11=True, is_head=False, close=False)
+        reply.start(200, b"", [], has_length=False)
+        reply.write(b"a token")
+        return await super().serve(inbound)
+
+
+async def failing(relay: type[FailingRelay] = FailingRelay) -> AsyncIterator[tuple[str, list[str]]]:
     told: list[str] = []
-    listener = Listener(FailingRelay(), on_error=lambda what, error: told.append(what))  # type: ignore[arg-type]
+    listener = Listener(relay(), on_error=lambda what, error: told.append(what))  # type: ignore[arg-type]
     server = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
     yield "{}:{}".format(*server.sockets[0].getsockname()), told
     server.close()
@@ -180,6 +193,16 @@ async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(path: str, body: di
             assert answer.header("x-pilotlight-error") == "internal"
             assert answer.header("server") is None
             assert await asyncio.wait_for(asking.at_end(), DEADLINE_S)
+        assert told == ["unhandled error"]
+
+
+async def test_a_mistake_of_ours_in_mid_reply_ends_the_connection_and_says_no_more() -> None:
+    async for address, told in failing(RelayThatFailsLate):
+        async with client(address) as asking:
+            asking.post("/api/chat", {})
+            answer = await asking.answer()
+            assert (answer.status, answer.body) == (200, b"a token")
+            assert answer.end in (End.CUT, End.RESET)
         assert told == ["unhandled error"]
 
 

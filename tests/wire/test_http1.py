@@ -177,3 +177,20 @@ class TestChunks:
         follower.feed(b"0\r\n")
         with pytest.raises(ProtocolError):
             follower.feed(b"x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "is_stream"),
+    [
+        (200, "application/x-ndjson", True),
+        (200, "text/event-stream; charset=utf-8", True),
+        (200, "application/json", False),
+        (500, "application/x-ndjson", False),
+    ],
+)
+def test_the_length_of_a_stream_is_kept_from_the_client(status: int, kind: str, is_stream: bool) -> None:
+    for framing in ("Content-Length: 5", "Transfer-Encoding: chunked"):
+        head = parse_head(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{framing}".encode())
+        assert head is not None
+        assert head.is_stream is is_stream
+        assert head.keeps_length is (head.length_bytes is not None and not is_stream)

@@ -56,7 +56,7 @@ class Frame(NamedTuple):
 
 def read_frame(obj: JsonObject) -> Frame:
     """What chat and generate call the same; the texts are theirs to fill in."""
-    prompt, answer = (_whole_number(obj.given(name)) for name in ("prompt_eval_count", "eval_count"))
+    prompt, answer = (whole_number(obj.given(name)) for name in ("prompt_eval_count", "eval_count"))
     return Frame(
         created=unix(obj.raw("created_at")),
         model=rewritten(obj.raw("model")),
@@ -82,7 +82,8 @@ def unless_empty(raw: str) -> str:
     return "" if raw in (EMPTY, "null") else rewritten(raw)
 
 
-def _whole_number(value: object) -> int:
+def whole_number(value: object) -> int:
+    """A count of Ollama's; 0 for what is none."""
     return value if type(value) is int else 0
 
 

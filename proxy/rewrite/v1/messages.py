@@ -22,25 +22,22 @@ if TYPE_CHECKING:
 _DATA_URLS: Final = ("data:;base64,", *(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")))
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """Ollama's middleware refuses it, or may."""
 
 
-def native_messages(messages: Sequence[Message]) -> str | None:
+def native_messages(messages: Sequence[Message]) -> str:
     """The JSON text of Ollama's messages.
 
     Args:
         messages: Decoded, of the types that ``fields`` asks for.
 
-    Returns:
-        ``None`` where Ollama's middleware refuses one of them, or may.
+    Raises:
+        Refused: One of them is.
     """
     out: list[Native] = []
-    try:
-        for message in messages:
-            _add(out, message, messages)
-    except _Refused:
-        return None
+    for message in messages:
+        _add(out, message, messages)
     return f"[{','.join(map(_written, out))}]"
 
 
@@ -63,7 +60,7 @@ def _add(out: list[Native], message: Message, everything: Sequence[Message]) -> 
         if out and calls:
             out[-1] |= extra
     elif calls is None:
-        raise _Refused("content may be missing only beside tool calls")
+        raise Refused("content may be missing only beside tool calls")
     else:
         out.append({**_plain(role, ""), **extra, "tool_name": ""})
 
@@ -77,7 +74,7 @@ def _native_calls(calls: Sequence[Message] | None) -> str:
         return ""
     written = toolcalls.to_native(calls)
     if written is None:
-        raise _Refused("invalid tool call arguments")
+        raise Refused("invalid tool call arguments")
     return written
 
 
@@ -103,12 +100,12 @@ def _part(role: str, part: object) -> Native:
             return _image(role, _data_of_url(held.get("url") if isinstance(held, dict) else held))
         if kind == "input_audio" and isinstance(part.get("input_audio"), dict):
             return _image(role, part["input_audio"].get("data"))
-    raise _Refused("invalid message format")
+    raise Refused("invalid message format")
 
 
 def _image(role: str, data: object) -> Native:
     if not isinstance(data, str) or not is_base64(data):
-        raise _Refused("no base64")
+        raise Refused("no base64")
     return {**_plain(role, ""), "images": f"[{_text(data)}]"}
 
 

@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.rewrite.v1.fields import CHAT_PATH, REQUESTS, fits
-from proxy.rewrite.v1.messages import native_messages
+from proxy.rewrite.v1.messages import Refused, native_messages
 from proxy.wire.gojson import go_quote, read_nested
 from proxy.wire.gowrite import compact
 from proxy.wire.openai import OPTIONS
@@ -48,10 +48,6 @@ class Translated(NamedTuple):
         return self.path == "/api/chat"
 
 
-class _Refused(ValueError):
-    """Ollama's middleware refuses it, or may."""
-
-
 def translate(path: str, obj: JsonObject, dialect: Dialect) -> Translated | None:
     """Make the native request.
 
@@ -67,7 +63,7 @@ def translate(path: str, obj: JsonObject, dialect: Dialect) -> Translated | None
         return None
     try:
         members = _chat(obj) if path == CHAT_PATH else _generate(obj)
-    except _Refused:
+    except Refused:
         return None
     streams = obj.given("stream") is True
     members |= {"stream": "true" if streams else "false"}
@@ -80,10 +76,9 @@ def translate(path: str, obj: JsonObject, dialect: Dialect) -> Translated | None
 
 
 def _chat(obj: JsonObject) -> dict[str, str]:
-    messages = native_messages(obj.given("messages")) if obj.given("messages") else None
-    if messages is None:
-        raise _Refused("messages")
-    members = {"model": obj.raw("model"), "messages": messages}
+    if not obj.given("messages"):
+        raise Refused("messages")
+    members = {"model": obj.raw("model"), "messages": native_messages(obj.given("messages"))}
     if form := _format(obj):
         members["format"] = form
     if obj.given("tools"):
@@ -132,7 +127,7 @@ def _stops(obj: JsonObject, *, strict: bool) -> list[str]:
         return []
     stops = [text for text in stop if isinstance(text, str)]
     if strict and len(stops) != len(stop):
-        raise _Refused("stop")
+        raise Refused("stop")
     return stops
 
 
@@ -141,7 +136,7 @@ def _format(obj: JsonObject) -> str:
     wanted = read_nested(obj, "response_format")
     kind = "" if wanted is None else wanted.given("type") or ""
     if not kind.isascii():
-        raise _Refused("a type between spaces that only Go trims")
+        raise Refused("a type between spaces that only Go trims")
     kind = kind.strip(" \t\n\r\v\f").lower()
     if kind == "json_object":
         return '"json"'
@@ -154,7 +149,7 @@ def _think(obj: JsonObject) -> str:
     effort = (reasoning.get("effort") if reasoning is not None else obj.given("reasoning_effort")) or ""
     if effort and effort not in _EFFORTS:
         # 0.24 refuses it; later versions know more.
-        raise _Refused("effort")
+        raise Refused("effort")
     return {"": "", "none": "false"}.get(effort, f'"{effort}"')
 
 

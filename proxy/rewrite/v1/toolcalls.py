@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from proxy.rewrite.v1.fields import reads_alike
+from proxy.rewrite.v1.frames import whole_number
 from proxy.wire.gojson import go_quote, read_text
 from proxy.wire.gowrite import go_text
 
@@ -61,7 +62,7 @@ def to_openai(calls: Sequence[Any]) -> str:
             raise ValueError("a tool call without a function")
         arguments = go_text(function.get("arguments") or {}, is_sorted=False)
         written.append(
-            f'{{"id":{_text(call.get("id"))},"index":{_whole(function.get("index"))},"type":"function",'
+            f'{{"id":{_text(call.get("id"))},"index":{whole_number(function.get("index"))},"type":"function",'
             f'"function":{{"name":{_text(function.get("name"))},"arguments":{go_quote(arguments)}}}}}'
         )
     return f"[{','.join(written)}]"
@@ -69,7 +70,3 @@ def to_openai(calls: Sequence[Any]) -> str:
 
 def _text(value: object) -> str:
     return go_quote(value if isinstance(value, str) else "")
-
-
-def _whole(value: object) -> int:
-    return value if type(value) is int else 0

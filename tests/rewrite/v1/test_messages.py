@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from proxy.rewrite.v1.messages import native_messages
+from proxy.rewrite.v1.messages import Refused, native_messages
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b": 1, "a": 2}'}}
 NATIVE_CALL = {"id": "c1", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}
 
 
 def native(*messages: dict[str, Any]) -> Any:
-    text = native_messages(messages)
-    return None if text is None else json.loads(text)
+    try:
+        return json.loads(native_messages(messages))
+    except Refused:
+        return None
 
 
 def test_each_part_is_a_message_of_its_own() -> None:
@@ -67,7 +69,6 @@ def test_arguments_that_are_no_certain_object_are_not_translated(arguments: str)
 def test_arguments_keep_their_order_and_their_numbers() -> None:
     call = {"id": "", "function": {"name": "f", "arguments": ' {"z": 1.50, "a": 12345678901234567890} '}}
     text = native_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
-    assert text is not None
     assert '"arguments":{"z": 1.50, "a": 12345678901234567890}' in text
     assert '"id"' not in text
 
