@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.bench.children import Child, free_port
-from tests.deploy.prepared import OPENSSL, prepare
+from tests.deploy.prepared import needs_openssl, prepare
 from tests.deploy.rendered import BASE, program, render
 from tests.nginx import needs_nginx, nginx, render_committed
 from tests.peers import until_answered
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     *needs_nginx,
-    pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed"),
+    needs_openssl,
     pytest.mark.timeout(300),
 ]
 

@@ -21,7 +21,7 @@ from proxy.simulator import read_profile
 from scripts.compose import compose_variables
 from scripts.pages import example_env
 from tests.deploy.dockerfile import read
-from tests.deploy.prepared import OPENSSL, prepare
+from tests.deploy.prepared import needs_openssl, prepare
 from tests.deploy.rendered import BASE, ROOT, ComposeError, program, render
 
 FILES = sorted(path.name for path in ROOT.glob("docker-compose*.yml"))
@@ -33,7 +33,6 @@ UNHARDENED = {"ollama", "gpu-exporter"}
 # Its first run on a machine builds the program that renders.
 pytestmark = pytest.mark.timeout(300)
 needs_go = pytest.mark.usefixtures("go")
-needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 each = pytest.mark.parametrize(("files", "profiles"), COMBINATIONS, ids=lambda part: "+".join(part) or "plain")
 
 

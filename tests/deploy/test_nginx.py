@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestServer
 from proxy.bench.children import free_port
 from proxy.edge.keys import hash_key, new_key
 from proxy.edge.scopes import Scope, routes
-from tests.deploy.prepared import prepare
+from tests.deploy.prepared import needs_openssl, prepare
 from tests.nginx import COMMITTED, NGINX, command, needs_nginx, nginx, render_committed
 from tests.peers import End, Leave, RawClient, unanswering_listener, until, upstream
 from tests.stage import BLOB, Stage, chat, chat_end, chat_token, generate, staged
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.peers import Answering, Script, ScriptedUpstream, Seen
 
-pytestmark = needs_nginx
+pytestmark = [*needs_nginx, needs_openssl]
 
 KEY = new_key(bytes(range(32)))
 SHOWN = f"Authorization: Bearer {KEY}"

@@ -14,12 +14,12 @@ import pytest
 
 from proxy.edge.keys import KEY_BYTES, hash_key
 from proxy.settings import load, warnings
-from tests.deploy.prepared import OPENSSL, ROOT, prepare, run_prepare
+from tests.deploy.prepared import ROOT, needs_openssl, prepare, run_prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
+pytestmark = needs_openssl
 
 
 def files(deploy: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from proxy.edge.keys import new_key
 from proxy.observe.families import Families
 from tests.deploy.load import Load, chat
 from tests.deploy.panels import BOARDS, UNEXECUTED, choices, filled, queries
+from tests.deploy.prepared import needs_openssl
 from tests.deploy.stack import KEYS, PROMETHEUS, WITHIN_S, Stack, started
 from tests.nginx import needs_nginx
 
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.prometheus,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed"),
     *needs_nginx,
+    needs_openssl,
     pytest.mark.asyncio(loop_scope="module"),
     # Starting all of it and waiting for alerts takes half a minute, and longer on a busy machine.
     pytest.mark.timeout(240),
