@@ -111,7 +111,15 @@ class Guard:
         self._keys.replace(settings.keys)
 
     def admit(
-        self, method: str, path: str, fields: Sequence[Field], *, peer: str, local: str, now_unix: float
+        self,
+        method: str,
+        path: str,
+        fields: Sequence[Field],
+        *,
+        peer: str,
+        local: str,
+        now_unix: float,
+        names: Names | None = None,
     ) -> Admitted:
         """Decide about a request on the listening port.
 
@@ -122,11 +130,12 @@ class Guard:
             peer: The other end's address.
             local: Our own address on this connection.
             now_unix: Seconds since 1970.
+            names: Of the fields, where they are known already.
 
         Raises:
             MisdirectedHost, OriginRefused, Unauthorized, Forbidden, BadRequest: It may not go on.
         """
-        names = names_of(fields)
+        names = names or names_of(fields)
         page = self._admit_page(method, fields, names, local)
         caller = self._callers.of(peer, fields, names)
         answer = preflight(method, fields, page.echo)

@@ -151,7 +151,7 @@ class Embedding:
             return False
         # A gateway in front of Ollama may need them; a key of ours is not among them any more. OpenAI's clients always
         # show one, because they must.
-        fields = ((name.lower(), value) for name, value in end_to_end(call.fields))
+        fields = ((name.lower(), value) for name, value in end_to_end(call.fields, names=call.names))
         key = gather_key(body, tuple(field for field in fields if field[0] in CREDENTIALS))
         if key is None:
             return False

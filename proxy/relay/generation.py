@@ -22,7 +22,6 @@ from proxy.rewrite.generate import Decision, decide
 from proxy.rewrite.v1.dialect import dialect
 from proxy.rewrite.v1.fields import REQUESTS as TRANSLATED
 from proxy.wire.gojson import read_object
-from proxy.wire.headers import first
 from proxy.wire.names import canonical
 from proxy.wire.routes import Kind
 
@@ -104,7 +103,7 @@ class Generation:
         priority = _asked_priority(call)
         body = await call.read_body(self._settings.edge.max_body_bytes)
         call.timeline.bytes_in = len(body)
-        obj = None if first(call.fields, b"content-encoding") else read_object(body)
+        obj = None if call.given(b"content-encoding") else read_object(body)
         call.priority = _default_priority(call, obj) if priority is None else priority
         key = None if call.admitted is None else call.admitted.key
         if key is not None:
@@ -259,7 +258,7 @@ class Generation:
             return
         if obj is None:
             # Not an object to Ollama either, unless it is encoded; then nobody here knows what it asks for.
-            if first(call.fields, b"content-encoding") is not None:
+            if call.given(b"content-encoding") is not None:
                 if call.route.kind is not Kind.V1 and not admitted.may_manage:
                     # Ollama decodes none here and does not look at the field: the body may be a plain one.
                     raise BadRequest("the request's body has to come without a Content-Encoding")
@@ -375,7 +374,7 @@ def _asked_priority(call: Call) -> Priority | None:
     Raises:
         BadRequest: It is none of the three.
     """
-    given = first(call.fields, b"x-priority")
+    given = call.given(b"x-priority")
     if given is None:
         return None
     try:

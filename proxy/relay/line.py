@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from proxy.relay.generation import Generation
     from proxy.relay.passing import Passing
     from proxy.residency.catalogue import Catalogue
+    from proxy.wire.headers import Names
 
 # nginx's number for it; no client ever sees it.
 CLIENT_LEFT: Final = 499
@@ -106,15 +107,15 @@ class Relay:
         Returns:
             The reply, written; ``close`` of it tells what becomes of the connection.
         """
-        target, unfit = Target("/"), None
+        target, unfit, names = Target("/"), None, names_of(inbound.fields)
         try:
-            refuse_unfit(inbound.method, inbound.version, inbound.fields)
+            refuse_unfit(inbound.method, inbound.version, inbound.fields, names)
             target = parse_target(inbound.target)
             if target.authority is not None:
                 refuse_elsewhere(target.authority, inbound.connection.local_port)
         except PilotlightError as error:
             unfit = error
-        call = self._call(inbound, target)
+        call = self._call(inbound, target, names)
         timeline = call.timeline
         self._observer.start(timeline)
         self.active.add(call)
@@ -156,20 +157,20 @@ class Relay:
         """Unlike any other, also one of another process; no secret, so it need not cost a system call each time."""
         return f"{self._id_prefix}{next(self._ids):08x}"
 
-    def _call(self, inbound: Inbound, target: Target) -> Call:
+    def _call(self, inbound: Inbound, target: Target, names: Names) -> Call:
         method, fields = inbound.method, inbound.fields
         route = classify(method, target.path)
         if target.authority is not None:
             # RFC 9112 section 3.2.2: Host is replaced by what the target says.
             others = (field for field in fields if field[0].lower() != b"host")
             fields = ((b"Host", target.authority.encode()), *others)
+            names = names_of(fields)
         reply = ClientReply(
             inbound.connection,
             is_http11=inbound.version >= (1, 1),
             is_head=method == "HEAD",
             close=inbound.close or self.closing,
         )
-        names = names_of(fields)
         given_id = names.first(fields, b"x-request-id")
         request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else self._new_id()
         timeline = Timeline(
@@ -202,7 +203,7 @@ class Relay:
 
     async def _serve(self, call: Call, connection: ClientConnection) -> None:
         try:
-            refuse_loop(call.fields, self._via_name)
+            refuse_loop(call.fields, self._via_name, call.names)
         except MisdirectedLoop:
             self._on_loop()
             raise
@@ -237,7 +238,13 @@ class Relay:
         now_unix = self._wall_clock()
         try:
             admitted = self._guard.admit(
-                call.method, call.path, call.fields, peer=connection.peer, local=connection.local, now_unix=now_unix
+                call.method,
+                call.path,
+                call.fields,
+                peer=connection.peer,
+                local=connection.local,
+                now_unix=now_unix,
+                names=call.names,
             )
         except PilotlightError:
             call.is_managing = _manages(call.method, scope_of(call.method, call.path))

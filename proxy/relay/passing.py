@@ -111,7 +111,7 @@ class Passing:
         session = self._sessions.pooled if may_reuse else self._sessions.fresh
         headers = CIMultiDict[str]()
         spelt: dict[str, str] = {}
-        for name, value in end_to_end(call.fields, _NOT_SENT_ON):
+        for name, value in end_to_end(call.fields, _NOT_SENT_ON, call.names):
             # A repetition spelt in another case would replace the field in aiohttp's client (``_prepare_headers``).
             text = name.decode()
             headers.add(spelt.setdefault(text.lower(), text), value.decode())

@@ -20,7 +20,7 @@ from proxy.wire.headers import names_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.wire.headers import Field
+    from proxy.wire.headers import Field, Names
 
 
 class Target(NamedTuple):
@@ -71,8 +71,14 @@ def refuse_elsewhere(authority: str, port: int) -> None:
         raise MisdirectedHost("the request target is for another server")
 
 
-def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field]) -> None:
+def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field], names: Names | None = None) -> None:
     """Refuse what cannot be relayed without changing its meaning.
+
+    Args:
+        method: As sent.
+        version: Of HTTP.
+        fields: As received.
+        names: Theirs, where they are known already.
 
     Raises:
         MethodNotAllowed: CONNECT.
@@ -84,7 +90,7 @@ def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field])
         raise MethodNotAllowed("CONNECT is not offered here")
     if version not in ((1, 0), (1, 1)):
         raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    names = names_of(fields)
+    names = names or names_of(fields)
     if b"transfer-encoding" in names.at:
         for (_, value), name in zip(fields, names.lower, strict=True):
             if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
@@ -97,11 +103,19 @@ def refuse_unfit(method: str, version: tuple[int, int], fields: Sequence[Field])
                 raise BadRequest("a header value is not UTF-8") from None
 
 
-def refuse_loop(fields: Sequence[Field], own_name: bytes) -> None:
+def refuse_loop(fields: Sequence[Field], own_name: bytes, names: Names | None = None) -> None:
     """Refuse a request that this proxy has sent itself.
+
+    Args:
+        fields: As received.
+        own_name: Ours in ``Via``.
+        names: Of the fields, where they are known already.
 
     Raises:
         MisdirectedLoop: Our name stands in ``Via`` (RFC 9110 section 7.6.3).
     """
-    if b"via" in names_of(fields).at and any(name.lower() == b"via" and own_name in value for name, value in fields):
+    names = names or names_of(fields)
+    if b"via" not in names.at:
+        return
+    if any(name == b"via" and own_name in value for (_, value), name in zip(fields, names.lower, strict=True)):
         raise MisdirectedLoop("this request has already been through this proxy: upstream.url points back at it")
