@@ -70,7 +70,13 @@ async def loaded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Load
             age = await stack.query(f'timestamp(up{{instance="{stack.admin}"}})')
             return bool(age) and float(age[0]["value"][1]) > ended
 
+        async def is_listed() -> bool:
+            # Ready is said after the load; what Ollama lists is only told once it has been asked again.
+            found = await stack.query("count(pilotlight_model_expires_timestamp_seconds)")
+            return bool(found)
+
         await stack.until(is_scraped, "the load is scraped")
+        await stack.until(is_listed, "the models are listed again")
         yield Loaded(stack, load.statuses, began, ended + 2)
 
 
