@@ -250,10 +250,20 @@ class Place:
         if self.woken is not None and not self.woken.done():
             self.woken.set_result(None)
 
-    async def __aenter__(self) -> Self:
-        woken = self._gate._enter(self)
-        if woken is None:
-            return self
+    def begin(self) -> asyncio.Future[None] | None:
+        """Ask for a slot; ``None``: it is there, else it has to be waited :meth:`until`.
+
+        Raises:
+            PilotlightError: As :meth:`Gate.slot`.
+        """
+        return self._gate._enter(self)
+
+    async def until(self, woken: asyncio.Future[None]) -> None:
+        """Wait for the slot.
+
+        Raises:
+            PilotlightError: As :meth:`Gate.slot`.
+        """
         try:
             await woken
         except BaseException:
@@ -263,6 +273,11 @@ class Place:
         if self.error is not None:
             raise self.error
         self.waited_s = self._gate._clock() - self.ticket.arrived
+
+    async def __aenter__(self) -> Self:
+        woken = self.begin()
+        if woken is not None:
+            await self.until(woken)
         return self
 
     def leave(self) -> None:

@@ -53,11 +53,13 @@ class Admitted(NamedTuple):
         caller: Where it comes from.
         key: What its key is for; ``None`` without one.
         scope: What it asks for; ``None`` for a route that nobody knows.
+        names: Of these fields.
         echo: For ``reply_fields``: the page that is told that it may read the answer.
         answer: The fields of a 204 that is the whole answer; ``None``: it goes on.
     """
 
-    fields: list[Field]
+    fields: Sequence[Field]
+    names: Names
     caller: Caller
     key: Key | None
     scope: Scope | None
@@ -84,6 +86,21 @@ class Admitted(NamedTuple):
             raise keys.denial("use this model")
 
 
+class Grant(NamedTuple):
+    """A decision that holds for the next request with the same head from the same place, until the keys change.
+
+    Attributes:
+        admitted: What was decided.
+        peer, local: Of the connection.
+        keys: Which keys there were.
+    """
+
+    admitted: Admitted
+    peer: str
+    local: str
+    keys: int
+
+
 class Guard:
     """Decides about requests.
 
@@ -102,6 +119,7 @@ class Guard:
         self._keys = Keys(settings.keys, secret)
         self._origins = Origins(edge.origins, any_origin=bool(settings.keys) and not edge.allow_anonymous)
         self._host = (b"Host", authority)
+        self._keys_version = 0
 
     def __repr__(self) -> str:
         return f"<Guard {self._keys!r} {self._origins!r}>"
@@ -109,6 +127,18 @@ class Guard:
     def replace_keys(self, settings: Settings) -> None:
         """From now on these are the keys."""
         self._keys.replace(settings.keys)
+        self._keys_version += 1
+
+    def grant(self, admitted: Admitted, *, peer: str, local: str) -> Grant | None:
+        """What may be kept of a decision; ``None`` for a browser's question, which is no request."""
+        return Grant(admitted, peer, local, self._keys_version) if admitted.answer is None else None
+
+    def recall(self, grant: Grant | None, *, peer: str, local: str, now_unix: float) -> Admitted | None:
+        """The decision about the same head, where it holds again: for this peer, with these keys, at this time."""
+        if grant is None or grant.keys != self._keys_version or grant.peer != peer or grant.local != local:
+            return None
+        admitted = grant.admitted
+        return admitted if admitted.key is None or now_unix < admitted.key.expires_unix else None
 
     def admit(
         self,
@@ -140,7 +170,7 @@ class Guard:
         caller = self._callers.of(peer, fields, names)
         answer = preflight(method, fields, page.echo)
         if answer is not None:
-            return Admitted([], caller, None, Scope.LIVE, page.echo, answer)
+            return Admitted((), names_of(()), caller, None, Scope.LIVE, page.echo, answer)
         key = self._find(fields, names, now_unix)
         if page.needs_key and key is None:
             # Let in by "*" alone: in the operator's own browser any page would be at home.
@@ -148,8 +178,8 @@ class Guard:
         scope = Scope.LIVE if path == "*" else scope_of(method, path)
         self._admit_scope(caller, key, scope)
         without = _REPLACED_WITH_KEY if key is not None else _REPLACED
-        sent_on = [self._host, *names.without(fields, without)]
-        return Admitted(sent_on, caller, key, scope, page.echo)
+        sent_on = (self._host, *names.without(fields, without))
+        return Admitted(sent_on, names_of(sent_on), caller, key, scope, page.echo)
 
     def admit_reader(self, method: str, fields: Sequence[Field], *, peer: str, local: str, now_unix: float) -> None:
         """Decide about a request on the admin port, which only reads.

@@ -93,6 +93,7 @@ class Key:
         scopes: Of ``infer``, ``read``, ``manage``.
         rate_per_s: Its own rate, 0 for no limit; ``None`` for the common one.
         burst: Its own burst; ``None`` for the common one.
+        expires_unix: When it ceases to be one, in seconds since 1970.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Key:
     scopes: frozenset[str]
     rate_per_s: float | None = None
     burst: int | None = None
+    expires_unix: float = math.inf
     _models: re.Pattern[str] | None = field(default=None, repr=False)
 
     def allows_model(self, canonical_name: str) -> bool:
@@ -116,7 +118,6 @@ class _Entry:
     """One line of the settings; ``key`` is ``None`` for the line that nobody has."""
 
     digest: bytes = field(repr=False)
-    expires_unix: float
     key: Key | None
 
 
@@ -131,7 +132,7 @@ class Keys:
     def __init__(self, entries: Iterable[ApiKey], secret: bytes) -> None:
         self._secret = secret
         # Compared with where nothing is found. No key has this digest, and if one had, there is no entry to it.
-        self._nobody = _Entry(hmac.digest(secret, b"nobody", "sha256"), math.inf, None)
+        self._nobody = _Entry(hmac.digest(secret, b"nobody", "sha256"), None)
         self._entries: dict[bytes, _Entry] = {}
         self.replace(entries)
 
@@ -146,8 +147,7 @@ class Keys:
         fresh: dict[bytes, _Entry] = {}
         for entry in entries:
             digest = bytes.fromhex(entry.hash.removeprefix(_HASH_PREFIX))
-            expires_unix = math.inf if entry.expires_unix is None else entry.expires_unix
-            fresh[self._place(digest)] = _Entry(digest, expires_unix, _key(entry))
+            fresh[self._place(digest)] = _Entry(digest, _key(entry))
         self._entries = fresh
 
     def find(self, presented: str, now_unix: float) -> Key | None:
@@ -163,7 +163,7 @@ class Keys:
         digest = _digest(presented)
         entry = self._entries.get(self._place(digest), self._nobody)
         is_same = hmac.compare_digest(entry.digest, digest)
-        is_valid = now_unix < entry.expires_unix
+        is_valid = entry.key is not None and now_unix < entry.key.expires_unix
         return entry.key if is_same & is_valid & presented.isascii() else None
 
     def _place(self, digest: bytes) -> bytes:
@@ -196,6 +196,7 @@ def _key(entry: ApiKey) -> Key:
         frozenset(entry.scopes),
         entry.rate_per_s,
         _burst(entry.rate_per_s, entry.burst),
+        math.inf if entry.expires_unix is None else entry.expires_unix,
         _compiled(entry.models),
     )
 

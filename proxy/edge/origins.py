@@ -211,16 +211,38 @@ def reply_fields(fields: Sequence[Field], echo: bytes | None) -> list[Field]:
         fields: Of a reply of the upstream's or of our own.
         echo: As :meth:`Origins.verdict` says.
     """
+    kept = without_cors(fields, for_page=echo is not None)
+    return kept if echo is None else [*kept, *page_fields(echo, varies=names_vary(fields))]
+
+
+def without_cors(fields: Sequence[Field], *, for_page: bool) -> list[Field]:
+    """A reply's fields without the upstream's word about CORS.
+
+    Args:
+        fields: Of a reply of the upstream's or of our own.
+        for_page: ``page_fields`` will follow them: a ``Vary`` among them names the origin too.
+    """
     names = names_of(fields)
     kept = names.without(fields, _cors(names))
-    if echo is None:
-        return kept
-    kept += ((b"Access-Control-Allow-Origin", echo), (b"Access-Control-Expose-Headers", _EXPOSED))
-    if b"vary" in names.at:
+    if for_page and b"vary" in names.at:
         _vary_by_origin(kept)
-    else:
-        kept.append((b"Vary", b"Origin"))
     return kept
+
+
+def names_vary(fields: Sequence[Field]) -> bool:
+    """Whether there is a ``Vary`` among them."""
+    return b"vary" in names_of(fields).at
+
+
+def page_fields(echo: bytes, *, varies: bool) -> tuple[Field, ...]:
+    """What a page that may read the answer is told.
+
+    Args:
+        echo: As :meth:`Origins.verdict` says.
+        varies: The fields in front have a ``Vary``, in which the origin is.
+    """
+    told = ((b"Access-Control-Allow-Origin", echo), (b"Access-Control-Expose-Headers", _EXPOSED))
+    return told if varies else (*told, (b"Vary", b"Origin"))
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
-
-from prometheus_client import Counter, Gauge, Histogram
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from proxy.observe import buckets
-from proxy.observe.gaps import GapHistogram
+from proxy.observe.plain import PlainCounter, PlainFamily, PlainGauge, PlainHistogram
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-    from prometheus_client.metrics import MetricWrapperBase
 
-F = TypeVar("F", bound="MetricWrapperBase | GapHistogram")
+F = TypeVar("F", bound=PlainFamily[Any])
 
 
 class Family(NamedTuple):
@@ -29,7 +26,7 @@ class Family(NamedTuple):
 
 
 class Families:
-    """Every family of the proxy's own, registered.
+    """Every family of the proxy's own, registered; of one without labels, its only child.
 
     Attributes:
         listing: What there is, in order.
@@ -38,7 +35,7 @@ class Families:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self.listing: list[Family] = []
-        self._by_model: list[MetricWrapperBase | GapHistogram] = []
+        self._by_model: list[PlainFamily[Any]] = []
         self._add_calls()
         self._add_queue_and_cache()
         self._add_upstream()
@@ -48,7 +45,7 @@ class Families:
     def remove_model(self, label: str) -> None:
         """Drop every series with this ``model``."""
         for family in self._by_model:
-            family.remove_by_labels({"model": label})
+            family.remove_where("model", label)
 
     def _add_calls(self) -> None:
         self.calls = self._counter(
@@ -74,10 +71,9 @@ class Families:
         self.ttfb = self._histogram(
             "llm_time_to_first_byte_seconds", "First request byte to first body byte", buckets.TTFT_S, "endpoint"
         )
-        name = "llm_inter_chunk_latency_seconds"
-        self.inter_chunk = GapHistogram(name, "Gap between content chunks as relayed", buckets.CHUNK_S)
-        self._registry.register(self.inter_chunk)
-        self._noted(self.inter_chunk, Family(name, "histogram", ("model",), buckets.CHUNK_S))
+        self.inter_chunk = self._histogram(
+            "llm_inter_chunk_latency_seconds", "Gap between content chunks as relayed", buckets.CHUNK_S, "model"
+        )
         self.per_token = self._histogram(
             "llm_time_per_output_token_seconds", "Ollama's eval_duration / eval_count", buckets.CHUNK_S, "model"
         )
@@ -97,7 +93,7 @@ class Families:
 
     def _add_queue_and_cache(self) -> None:
         self.queue_size = self._gauge("batch_processor_queue_size", "Requests that wait for a place", "priority")
-        self.queue_capacity = self._gauge("batch_processor_queue_capacity", "How many requests may wait")
+        self.queue_capacity = self._gauge("batch_processor_queue_capacity", "How many requests may wait").labels()
         self.queue_wait = self._histogram(
             "batch_processor_wait_seconds", "How long requests waited for a place", buckets.WAIT_S, "priority"
         )
@@ -109,17 +105,23 @@ class Families:
         self.cache_entries = self._gauge("cache_entries", "What it holds", "cache")
         self.cache_bytes = self._gauge("cache_size_bytes", "Memory that this takes", "cache")
         self.cache_evictions = self._counter("cache_evictions_total", "What it dropped", "cache", "reason")
-        self.shared = self._counter("pilotlight_shared_total", "Requests that joined the run of an identical one")
-        self.embed_batches = self._counter("pilotlight_embed_batches_total", "Calls that embed the texts of several")
-        self.embed_batched = self._counter("pilotlight_embed_batched_texts_total", "Texts that went in such calls")
+        self.shared = self._counter(
+            "pilotlight_shared_total", "Requests that joined the run of an identical one"
+        ).labels()
+        self.embed_batches = self._counter(
+            "pilotlight_embed_batches_total", "Calls that embed the texts of several"
+        ).labels()
+        self.embed_batched = self._counter(
+            "pilotlight_embed_batched_texts_total", "Texts that went in such calls"
+        ).labels()
 
     def _add_upstream(self) -> None:
-        self.upstream_up = self._gauge("pilotlight_upstream_up", "1 while Ollama answers")
+        self.upstream_up = self._gauge("pilotlight_upstream_up", "1 while Ollama answers").labels()
         self.upstream_errors = self._counter("pilotlight_upstream_errors_total", "Failures of Ollama", "kind")
         self.upstream_retries = self._counter(
             "pilotlight_upstream_retries_total", "Requests sent again; only before any byte came back", "outcome"
         )
-        self.breaker_open = self._gauge("pilotlight_upstream_breaker_open", "1 while Ollama is not even tried")
+        self.breaker_open = self._gauge("pilotlight_upstream_breaker_open", "1 while Ollama is not even tried").labels()
         self.fallback = self._counter("pilotlight_fallback_total", "Fallbacks that were asked", "provider", "result")
         self.connections = self._gauge("pilotlight_upstream_connections", "Pooled connections to Ollama", "state")
 
@@ -153,7 +155,7 @@ class Families:
         )
         self.loop_lag = self._histogram(
             "pilotlight_event_loop_lag_seconds", "How late a timer of the event loop was", buckets.OVERHEAD_S
-        )
+        ).labels()
         self.http_requests = self._counter(
             "pilotlight_http_requests_total", "Requests that are no inference", "route", "method", "code_class"
         )
@@ -162,26 +164,26 @@ class Families:
         )
         self.log_suppressed = self._counter(
             "pilotlight_log_lines_suppressed_total", "Error lines beyond the limit per second"
-        )
-        self.reload_ok = self._gauge("pilotlight_config_last_reload_successful", "1 if the settings could be used")
+        ).labels()
+        self.reload_ok = self._gauge(
+            "pilotlight_config_last_reload_successful", "1 if the settings could be used"
+        ).labels()
         self.reload_at = self._gauge(
             "pilotlight_config_last_reload_timestamp_seconds", "When settings that could be used were last read"
-        )
+        ).labels()
         self.build_info = self._gauge("pilotlight_build_info", "Always 1", "version", "python", "aiohttp")
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        family = Counter(name, text, labels, registry=self._registry)
-        return self._noted(family, Family(name, "counter", labels))
+    def _counter(self, name: str, text: str, *labels: str) -> PlainCounter:
+        return self._noted(PlainCounter(name, text, labels), Family(name, "counter", labels))
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        family = Gauge(name, text, labels, registry=self._registry)
-        return self._noted(family, Family(name, "gauge", labels))
+    def _gauge(self, name: str, text: str, *labels: str) -> PlainGauge:
+        return self._noted(PlainGauge(name, text, labels), Family(name, "gauge", labels))
 
-    def _histogram(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        family = Histogram(name, text, labels, registry=self._registry, buckets=bounds)
-        return self._noted(family, Family(name, "histogram", labels, bounds))
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> PlainHistogram:
+        return self._noted(PlainHistogram(name, text, bounds, labels), Family(name, "histogram", labels, bounds))
 
     def _noted(self, family: F, entry: Family) -> F:
+        self._registry.register(family)
         self.listing.append(entry)
         if "model" in entry.labels:
             self._by_model.append(family)

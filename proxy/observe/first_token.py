@@ -53,8 +53,11 @@ _ANSWER: Mapping[Family, re.Pattern[bytes]] = {
     ),
     Family.RESPONSES: re.compile(rb"\nevent: response\.(?:output_text\.delta|function_call_arguments\.d)"),
 }
-# What stands before the first byte: as if a line had ended, where an event's name has to begin one.
-_BEFORE: Mapping[Family, bytes] = {family: b"\n" if family is Family.RESPONSES else b"" for family in Family}
+# What stands before the first byte: as if a line had ended, where an event's name has to begin one. One table of all
+# three, because to look into a table for a member of an enumeration is a call of its own.
+_SOUGHT: Mapping[Family, tuple[re.Pattern[bytes], re.Pattern[bytes], bytes]] = {
+    family: (_ANY[family], _ANSWER[family], b"\n" if family is Family.RESPONSES else b"") for family in Family
+}
 
 
 class FirstToken:
@@ -67,9 +70,10 @@ class FirstToken:
     __slots__ = ("_answer", "_any", "_before", "_seen", "_tail", "done")
 
     def __init__(self, family: Family) -> None:
-        self._any = _ANY[family].search
-        self._answer = _ANSWER[family].search
-        self._before = self._tail = _BEFORE[family]
+        any_token, answer, before = _SOUGHT[family]
+        self._any = any_token.search
+        self._answer = answer.search
+        self._before = self._tail = before
         self._seen = False
         self.done = False
 

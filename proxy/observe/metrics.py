@@ -1,9 +1,10 @@
-"""The only user of ``prometheus_client``: what happened, in; the exposition, out.
+"""The metrics of an application: what happened, in; the exposition, out.
 
 What must live here: how an event becomes series. Which text may be a label is ``labels``, what families there are is
-``families``, a model's own children are ``series``. Methods are called on the event loop and none of them waits;
-``encode`` is for a thread, since a page of 200 histogram children takes 40 ms to write. Whatever label a caller passes,
-a value outside its closed list becomes ``other`` (or the list's general value), so that no caller can add series.
+``families``, how they count is ``plain``, a model's own children are ``series``. Methods are called on the event loop
+and none of them waits; ``encode`` is for a thread, since a page of 200 histogram children takes 50 ms to write.
+Whatever label a caller passes, a value outside its closed list becomes ``other`` (or the list's general value), so that
+no caller can add series.
 """
 
 from __future__ import annotations
@@ -24,10 +25,7 @@ from proxy.observe.series import EndpointSeries, ModelSeries
 from proxy.observe.timeline import REUSED_CACHE, Outcome, Phase, parts, start, total_s, ttft_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from prometheus_client import Metric
-    from prometheus_client.registry import Collector
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from proxy.observe.timeline import Timeline
 
@@ -111,13 +109,13 @@ class Metrics:
         return label
 
     def chunk_gaps(self, model: str) -> Callable[[Sequence[float], float | None], None]:
-        """What takes the times of a stream's pieces (:meth:`GapCounts.add`); ask once per request."""
+        """What takes the times of a stream's pieces (:meth:`Distribution.observe_gaps`); ask once per request."""
         label = self._labels.of(model)
         series = self._models.get(label)
         if series is not None:
-            return series.gaps.add
+            return series.gaps.observe_gaps
         # No series yet: Ollama may still say that there is no such model.
-        return lambda times, since: self._series(label).gaps.add(times, since)
+        return lambda times, since: self._series(label).gaps.observe_gaps(times, since)
 
     def incomplete(self, endpoint: str) -> None:
         """A reply ended without its final record. ``call_finished`` counts what is marked so by itself."""
@@ -142,11 +140,11 @@ class Metrics:
     def rewrite(self, rule: int | str, applied: bool) -> None:
         """A decision about rewriting: the number of the generate-to-chat rule, or keep_alive, options."""
         name = f"generate_{rule}" if isinstance(rule, int) else rule
-        self._rewrites[(one_of(name, labels.REWRITE_RULES), applied)].inc()
+        self._rewrites.get((name, applied), self._rewrites[OTHER, applied]).inc()
 
     def overhead(self, phase: str, seconds: float) -> None:
         """Time of our own: ``request`` until the request was sent, ``first_chunk`` for the first token."""
-        self._overhead[one_of(phase, labels.OVERHEAD_PHASES, "request")].observe(max(0.0, seconds))
+        self._overhead.get(phase, self._overhead["request"]).observe(max(0.0, seconds))
 
     def tokens_read(self, model: str, count: int) -> None:
         """Tokens of texts that were embedded together; whose they were is not told."""
@@ -173,7 +171,7 @@ class Metrics:
 
     def cache_lookup(self, cache: str, hit: bool) -> None:
         """A look-up in what is remembered of ``/api/show`` (show), or in the answers that are kept (response)."""
-        self._lookups[(one_of(cache, labels.CACHES, "show"), hit)].inc()
+        self._lookups.get((cache, hit), self._lookups["show", hit]).inc()
 
     # --- residency ---
 
@@ -221,7 +219,7 @@ class Metrics:
         is loaded while it is asked for, and not kept all the same.
         """
         label = self.model_label(model)
-        self._families.failed.remove_by_labels({"model": label})
+        self._families.failed.remove_where("model", label)
         self._failed.pop(label, None)
         if reason_kind:
             self._failed[label] = one_of(reason_kind, labels.FAILURE_REASONS)
@@ -233,7 +231,7 @@ class Metrics:
         if now == self._states:
             return
         for label in self._states.keys() - now.keys():
-            self._families.state.remove_by_labels({"model": label})
+            self._families.state.remove_where("model", label)
         for label, state in now.items():
             for known in labels.MODEL_STATES:
                 self._families.state.labels(label, known).set(1 if known == state else 0)
@@ -310,12 +308,11 @@ class Metrics:
         Returns:
             The page and its content type.
         """
-        page = _WithoutCreated(self._registry)
         # Not the library's choose_encoder: version=x in the header makes it raise a TypeError (0.26).
         if "application/openmetrics-text" in accept:
-            encoded: bytes = openmetrics.generate_latest(page)  # type: ignore[no-untyped-call]
+            encoded: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
             return encoded, openmetrics.CONTENT_TYPE_LATEST
-        return exposition.generate_latest(page), exposition.CONTENT_TYPE_PLAIN_0_0_4
+        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
     # --- inside ---
 
@@ -362,7 +359,7 @@ class Metrics:
             if t.eval_duration_s is not None and t.eval_count > 0:
                 series.per_token.observe(t.eval_duration_s / t.eval_count)
         if t.outcome is Outcome.OK and endpoint not in labels.EMBEDDING_ENDPOINTS:
-            self._finished[one_of(t.done_reason or "none", labels.DONE_REASONS)].inc()
+            self._finished.get(t.done_reason or "none", self._finished[OTHER]).inc()
 
     def _precreate(self) -> None:
         families = self._families
@@ -393,18 +390,3 @@ class Metrics:
         families.build_info.labels(__version__, platform.python_version(), aiohttp.__version__).set(1)
         for label in (*self._labels.configured, OTHER):
             self._series(label).precreate()
-
-
-class _WithoutCreated:
-    """A registry's families without ``_created`` samples, which double a page of counters and tell nothing here.
-
-    prometheus_client's own switch is a global of the whole process.
-    """
-
-    def __init__(self, registry: Collector) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family

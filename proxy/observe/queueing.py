@@ -41,15 +41,15 @@ class QueueMetrics:
 
     def waiting(self, priority: str, change: int) -> None:
         """A request began (1) or ceased (-1) to wait."""
-        self._size[one_of(priority, labels.PRIORITIES, "normal")].inc(change)
+        self._size.get(priority, self._size["normal"]).inc(change)
 
     def waited(self, priority: str, seconds: float) -> None:
         """A request got its place after so long, mostly 0."""
-        self._waits[one_of(priority, labels.PRIORITIES, "normal")].observe(max(0.0, seconds))
+        self._waits.get(priority, self._waits["normal"]).observe(max(0.0, seconds))
 
     def rejected(self, reason: str) -> None:
         """A request was turned away and never sent: full, timeout, rate_limit, shutdown."""
-        self._rejected[one_of(reason, labels.REJECT_REASONS, "full")].inc()
+        self._rejected.get(reason, self._rejected["full"]).inc()
 
     def slots(self, busy: int, free: int) -> None:
         self._busy.set(busy)
@@ -57,7 +57,7 @@ class QueueMetrics:
 
     def bypassed(self, reason: str) -> None:
         """A request that the memory of answers is not for."""
-        self._bypasses[one_of(reason, labels.BYPASS_REASONS)].inc()
+        self._bypasses.get(reason, self._bypasses[labels.OTHER]).inc()
 
     def answers(self, entries: int, size_bytes: int) -> None:
         """What the memory of answers holds."""

@@ -227,7 +227,7 @@ def start(t: Timeline) -> Start:
     return Start.UNKNOWN if t.load_duration_s is None else Start.WARM
 
 
-def server_timing(t: Timeline) -> str:
+def server_timing(t: Timeline) -> bytes:
     """The ``Server-Timing`` value for the head that is about to be sent, in milliseconds.
 
     Returns:
@@ -235,27 +235,39 @@ def server_timing(t: Timeline) -> str:
         ``proxy``. For a reply that was put together before its head is sent, the five parts and ``ttft``. Empty
         when nothing was sent upstream. Names are those of RFC 9110 tokens (W3C Server Timing, section 2).
     """
-    split = parts(t)
-    whole = ttft_s(t)
-    if split is not None and whole is not None:
+    # Looked at first, because a stream's head is sent before there is a token, and nothing is out yet.
+    if t.first_token is not None and (split := parts(t)) is not None:
         return _timing(
-            queue=split.queue, load=split.load, prompt=split.prompt, proxy=split.proxy, other=split.other, ttft=whole
+            queue=split.queue,
+            load=split.load,
+            prompt=split.prompt,
+            proxy=split.proxy,
+            other=split.other,
+            ttft=ttft_s(t) or 0.0,
         )
-    if t.sent is None:
-        return ""
-    before_s = max(0.0, t.sent - t.received - t.queue_s - t.load_wait_s - t.failed_s)
+    sent = t.sent
+    if sent is None:
+        return b""
+    queue_s, load_s = t.queue_s, t.load_wait_s
+    before_s = sent - t.received - queue_s - load_s - t.failed_s
+    if before_s < 0:
+        before_s = 0.0
     if t.upstream_head is None:
-        return _timing(queue=t.queue_s, load=t.load_wait_s, proxy=before_s)
-    # Every stream's head has this one, and nothing is out yet: so in one piece.
-    upstream_s = max(0.0, t.upstream_head - t.sent)
-    return (
-        f"queue;dur={t.queue_s * 1000:.3f}, load;dur={t.load_wait_s * 1000:.3f}, "
-        f"upstream;dur={upstream_s * 1000:.3f}, proxy;dur={before_s * 1000:.3f}"
+        return _timing(queue=queue_s, load=load_s, proxy=before_s)
+    upstream_s = t.upstream_head - sent
+    if upstream_s < 0:
+        upstream_s = 0.0
+    # Every stream's head has this one: so in one piece, and not by way of text.
+    return b"queue;dur=%.3f, load;dur=%.3f, upstream;dur=%.3f, proxy;dur=%.3f" % (
+        queue_s * 1000,
+        load_s * 1000,
+        upstream_s * 1000,
+        before_s * 1000,
     )
 
 
-def _timing(**seconds: float) -> str:
-    return ", ".join([f"{name};dur={value * 1000:.3f}" for name, value in seconds.items()])
+def _timing(**seconds: float) -> bytes:
+    return b", ".join([b"%b;dur=%.3f" % (name.encode(), value * 1000) for name, value in seconds.items()])
 
 
 def _ticks(seconds: float | None) -> int:

@@ -9,12 +9,12 @@ from proxy.rewrite.fields import KNOWN_NAMES, fits
 from proxy.rewrite.v1.reply import mapper
 from proxy.rewrite.v1.request import translate
 from proxy.wire.durations import parse_keep_alive
-from proxy.wire.gojson import JsonObject, read_nested, read_object
+from proxy.wire.gojson import JsonObject, read_object
 from proxy.wire.names import is_cloud
 from proxy.wire.routes import Kind, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxy.rewrite.v1.dialect import Dialect
     from proxy.rewrite.v1.mapper import Mapper
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
     route: Route
     obj: JsonObject
     model: str
-    options: JsonObject | None
+    options: Mapping[str, object] | None
     keep_alive: object
     is_load: bool
     is_unload: bool
@@ -67,12 +67,12 @@ def understand(route: Route, obj: JsonObject | None, *, is_certain: bool = False
     if not isinstance(model, str) or not model or is_cloud(model):
         return None
     is_load = _is_load(route.kind, obj)
-    keep_alive = obj.given("keep_alive")
+    keep_alive, options = obj.given("keep_alive"), obj.given("options")
     return Asked(
         route=route,
         obj=obj,
         model=model,
-        options=read_nested(obj, "options") if obj.given("options") is not None else None,
+        options=options if isinstance(options, dict) else None,
         keep_alive=keep_alive,
         is_load=is_load,
         is_unload=is_load and keep_alive is not None and parse_keep_alive(keep_alive) == 0,

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from aiohttp import StreamReader
 
 from proxy.admission.priority import NORMAL
 from proxy.errors import BodyTooLarge, PilotlightError, RequestTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from aiohttp import StreamReader
+    from collections.abc import Coroutine, Sequence
 
     from proxy.admission.priority import Priority
     from proxy.edge.guard import Admitted
     from proxy.observe.timeline import Timeline
     from proxy.relay.delivery import Delivery
+    from proxy.relay.head import RequestHead
     from proxy.relay.reply import ClientConnection, ClientReply
     from proxy.wire.headers import Field, Names
     from proxy.wire.routes import Route
@@ -44,28 +45,57 @@ class Deadlines(NamedTuple):
 DEADLINES: Final = Deadlines()
 
 
+class WholeBody:
+    """A body that is here already, read as aiohttp's ``StreamReader`` is."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def is_eof(self) -> bool:
+        """All of it has arrived."""
+        return True
+
+    def at_eof(self) -> bool:
+        """All of it was read."""
+        return not self._data
+
+    def exception(self) -> BaseException | None:
+        return None
+
+    @property
+    def unread_bytes(self) -> int:
+        return len(self._data)
+
+    def take(self) -> bytes:
+        """What was not read yet."""
+        data, self._data = self._data, b""
+        return data
+
+    async def readany(self) -> bytes:
+        return self.take()
+
+
+Body = WholeBody | StreamReader
+
+
 class Inbound(NamedTuple):
     """What the listening port hands in.
 
     Attributes:
-        method: As sent.
-        target: The request target as sent.
-        version: Of HTTP.
-        fields: As sent.
+        head: As it was read.
         body: To be read once.
         connection: The client's.
         received: When the first byte of the head arrived; monotonic seconds.
-        close: The client wants the connection closed afterwards.
+        told_bytes: How long the body is, where the head was remembered without it.
     """
 
-    method: str
-    target: str
-    version: tuple[int, int]
-    fields: tuple[Field, ...]
-    body: StreamReader
+    head: RequestHead
+    body: Body
     connection: ClientConnection
     received: float
-    close: bool
+    told_bytes: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -73,49 +103,53 @@ class Call:
     """One request on its way.
 
     Attributes:
-        method: As sent.
-        path: Origin form, with query, as received.
-        fields: The request's: as received, ``Host`` standing for an absolute-form target's authority; once admitted,
-            as they go on.
+        head: As it was read, and remembered for others like it.
+        method, path, route: Of it.
+        fields: The request's: as received; once admitted, as they go on.
         names: Of these fields.
         body: The client's, to be read once.
-        route: Its row in the table.
+        connection: The client's.
         reply: Its answer.
         timeline: Its marks.
         added: Fields that every reply to it gets.
-        send_interim: Writes to the client before the reply.
+        task: In which it is served, for ending it while it waits.
+        is_managing: It changes models, and so stands in the audit log.
+        deadlines: For its client.
         delivery: While a generation's reply is under way.
         interrupted: Set when the call is ended from our side before a delivery began.
-        task: The handler's, for ending it while it waits.
         client: Whose turn it takes in the queue, and whose bucket.
-        received: Its fields before the guard took some away; only for whose it is. May hold a key.
         admitted: What the guard decided about it.
-        is_managing: It changes models, and so stands in the audit log.
         priority: Its class there.
-        deadlines: For its client.
         body_error: Why its body was not read to the end.
+        told_bytes: How long its body is, where its head does not say it.
     """
 
+    head: RequestHead
     method: str
     path: str
-    fields: list[Field]
-    names: Names
-    body: StreamReader
     route: Route
+    fields: Sequence[Field]
+    names: Names
+    body: Body
+    connection: ClientConnection
     reply: ClientReply
     timeline: Timeline
     added: list[Field]
-    send_interim: Callable[[bytes], None]
+    task: asyncio.Task[None] | None
+    is_managing: bool = False
+    deadlines: Deadlines = DEADLINES
     delivery: Delivery | None = None
     interrupted: PilotlightError | None = None
-    task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     client: str = ""
-    received: list[Field] = field(default_factory=list, repr=False)
     admitted: Admitted | None = None
-    is_managing: bool = False
     priority: Priority = NORMAL
-    deadlines: Deadlines = DEADLINES
     body_error: PilotlightError | None = None
+    told_bytes: int | None = None
+
+    @property
+    def received(self) -> Sequence[Field]:
+        """Its fields before the guard took some away; only for whose it is. May hold a key."""
+        return self.head.fields
 
     def interrupt(self, error: PilotlightError) -> None:
         """End the call with an error: as a frame where a stream began, as a status where none did."""
@@ -134,7 +168,7 @@ class Call:
         """Answer ``Expect: 100-continue``, now that the body is wanted (RFC 9110 section 10.1.1)."""
         expect = self.given(b"expect")
         if expect is not None and expect.strip().lower() == b"100-continue":
-            self.send_interim(_CONTINUE)
+            self.connection.write(_CONTINUE)
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -142,8 +176,14 @@ class Call:
         Raises:
             BodyTooLarge: It is longer than the limit; at most one read more than that was taken.
         """
-        told = self.given(b"content-length")
-        if told is not None and told.isdigit() and int(told) > limit_bytes:
+        if isinstance(self.body, WholeBody):
+            if self.body.unread_bytes > limit_bytes:
+                raise BodyTooLarge(_too_large(limit_bytes))
+            return self.body.take()
+        told, told_bytes = self.given(b"content-length"), self.told_bytes
+        if told is not None and told.isdigit():
+            told_bytes = int(told)
+        if told_bytes is not None and told_bytes > limit_bytes:
             raise BodyTooLarge(_too_large(limit_bytes))
         self.invite_body()
         if not self.body.is_eof():

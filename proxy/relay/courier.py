@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.admission.gate import BUSY
 from proxy.errors import Overloaded, UpstreamTimeout
 from proxy.relay.delivery import Delivery
+from proxy.relay.head import SentOn
 from proxy.relay.limits import CLIENT_STALLED, Limits
 from proxy.relay.passing import via_value
 from proxy.upstream.exchange import UpstreamRequest
 from proxy.upstream.retry import is_queue_full, queue_full_delay_s
-from proxy.wire.headers import end_to_end
+from proxy.wire.headers import encode_fields, end_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -71,6 +72,7 @@ class Courier:
         self._has_fallback = bool(settings.fallback)
         self._metrics = metrics
         self._via = via
+        self._via_alone = via.encode("latin-1")
         self._clock = clock
 
     def request(self, call: Call, outgoing: Outgoing, authority: bytes, *, is_read: bool = False) -> UpstreamRequest:
@@ -84,16 +86,17 @@ class Courier:
         """
         _, mark, query = call.path.partition("?")
         is_read = is_read or outgoing.mapper is not None or outgoing.gather is not None
-        fields = end_to_end(call.fields, _NOT_SENT_ON_WHEN_READ if is_read else _NOT_SENT_ON, call.names)
-        fields += (
+        via = self._via_alone if b"via" not in call.names.at else via_value(call.fields, self._via).encode("latin-1")
+        own = [
             (b"Content-Length", b"%d" % len(outgoing.body)),
             (b"X-Request-Id", call.timeline.request_id.encode()),
-            (b"Via", via_value(call.fields, self._via).encode("latin-1")),
-        )
+            (b"Via", via),
+        ]
         if b"host" not in call.names.at:
             # HTTP/1.0 has none, and we speak 1.1.
-            fields.insert(0, (b"Host", authority))
-        return UpstreamRequest(call.method, f"{outgoing.path}{mark}{query}", fields, outgoing.body)
+            own.insert(0, (b"Host", authority))
+        lines = _lines(call, _NOT_SENT_ON_WHEN_READ if is_read else _NOT_SENT_ON)
+        return UpstreamRequest(call.method, f"{outgoing.path}{mark}{query}", own, outgoing.body, lines)
 
     async def deliver(
         self,
@@ -167,7 +170,7 @@ class Courier:
             call.reply,
             timeline,
             added=call.added,
-            on_gaps=self._metrics.chunk_gaps(timeline.model),
+            on_gaps=lambda times, since: self._metrics.chunk_gaps(timeline.model)(times, since),
             clock=self._clock,
             mapper=outgoing.mapper,
             gather=outgoing.gather,
@@ -215,6 +218,16 @@ class Courier:
             self._metrics.upstream_error("reset")
         if not call.reply.started:
             raise error
+
+
+def _lines(call: Call, without: frozenset[bytes]) -> bytes:
+    """What goes on of a request's fields as it came, which is the same for each request with the same head."""
+    sent_on = call.head.sent_on
+    if sent_on is not None and sent_on.fields is call.fields and sent_on.without is without:
+        return sent_on.lines
+    lines = encode_fields(end_to_end(call.fields, without, call.names))
+    call.head.sent_on = SentOn(call.fields, without, lines)
+    return lines
 
 
 def _is_busy(head: ReplyHead) -> bool:

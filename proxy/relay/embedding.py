@@ -127,6 +127,10 @@ class Embedding:
     def __repr__(self) -> str:
         return f"<Embedding {self._gatherers}>"
 
+    def gathers(self, model: str) -> bool:
+        """Whether single texts for this model, canonical, go together with others."""
+        return model in self._gatherers
+
     async def serve(self, call: Call, model: str, body: bytes) -> bool:
         """Answer a call together with others, where that is wanted for its model and its body asks for one text.
 

@@ -150,10 +150,10 @@ class Fallbacks:
         other = _name_there(fallback, obj)
         if obj is not None and other is not None:
             body = splice(obj, {"model": go_quote(other)})
-        outgoing = Outgoing(call.route.template, body)
+        outgoing = Outgoing(call.route.template, body, family=call.route.family)
         name = fallback.name.encode()
         request = self._courier.request(call, outgoing, name)
-        request = request._replace(fields=_fields_for(fallback, request.fields))
+        request = request._replace(own_fields=_fields_for(fallback, request.fields), lines=b"")
         return await self._ask(
             call,
             connection,
@@ -171,7 +171,7 @@ class Fallbacks:
 
     async def _ask_provider(self, call: Call, connection: ClientConnection, fallback: Fallback, planned: Plan) -> bool:
         # The reply is translated before anybody else sees it, so it has the shapes of the route that was called.
-        outgoing = Outgoing(call.route.template, planned.body)
+        outgoing = Outgoing(call.route.template, planned.body, family=call.route.family)
         # Nothing of the client's head: it is no business of theirs.
         fields = [
             (b"Host", fallback.name.encode()),

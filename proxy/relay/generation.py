@@ -16,7 +16,7 @@ from proxy.errors import BadRequest, Forbidden
 from proxy.relay.asked import Asked, understand, understand_v1
 from proxy.relay.fallback import WORTH_ANOTHER
 from proxy.relay.outgoing import Outgoing, compose
-from proxy.residency.service import UNTOUCHED
+from proxy.residency.prepared import UNTOUCHED
 from proxy.rewrite.context import holds_own
 from proxy.rewrite.generate import Decision, decide
 from proxy.rewrite.v1.dialect import dialect
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from proxy.relay.memory import Ask, Memory
     from proxy.relay.reply import ClientConnection
     from proxy.relay.runs import Runs
+    from proxy.relay.shapes import Said
     from proxy.residency.catalogue import Catalogue
-    from proxy.residency.service import Prepared, Residency
+    from proxy.residency.prepared import Prepared
+    from proxy.residency.service import Residency
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import Settings
     from proxy.wire.gojson import JsonObject
@@ -83,6 +85,7 @@ class Generation:
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._max_body_bytes = settings.edge.max_body_bytes
         self._catalogue = catalogue
         self._residency = residency
         self._runs = runs
@@ -101,9 +104,10 @@ class Generation:
         """
         self._refuse_too_many(call)
         priority = _asked_priority(call)
-        body = await call.read_body(self._settings.edge.max_body_bytes)
+        body = await call.read_body(self._max_body_bytes)
         call.timeline.bytes_in = len(body)
-        obj = None if call.given(b"content-encoding") else read_object(body)
+        said = self._said(call, body)
+        obj = _read(call, body) if said is None else said.shape.asked.obj
         call.priority = _default_priority(call, obj) if priority is None else priority
         key = None if call.admitted is None else call.admitted.key
         if key is not None:
@@ -112,19 +116,38 @@ class Generation:
         self._fallbacks.name_primary(call)
         began = self._clock()
         try:
-            await self._serve(call, connection, body, obj)
+            await self._serve(call, connection, body, obj, said)
         except WORTH_ANOTHER as error:
+            obj = obj if said is None else _read(call, body)
             if call.reply.started or not self._fallbacks or not _may_be_asked_elsewhere(call, obj):
                 raise
             timeline = call.timeline
             timeline.failed_s = self._clock() - began - timeline.queue_s - timeline.load_wait_s
             await self._fallbacks.serve(call, connection, body, obj, error)
 
-    async def _serve(self, call: Call, connection: ClientConnection, body: bytes, obj: JsonObject | None) -> None:
+    def _said(self, call: Call, body: bytes) -> Said | None:
+        """What is said in a body like an earlier one, where nothing else of it has to be looked at again."""
+        if self._memory.is_on or call.given(b"content-encoding") is not None:
+            return None
+        said = call.head.shapes.find(body)
+        if said is None or self._catalogue.holds(said.shape.facts):
+            return said
+        call.head.shapes.forget(said.shape)
+        return None
+
+    async def _serve(
+        self, call: Call, connection: ClientConnection, body: bytes, obj: JsonObject | None, said: Said | None
+    ) -> None:
+        if said is not None:
+            call.timeline.model = said.shape.asked.model
+            await self._serve_native(call, connection, said.shape.asked, said.shape.facts, said.shape.decision, said)
+            return
         model = obj.given("model") if obj is not None else None
         if isinstance(model, str):
             call.timeline.model = model
-        facts = await self._catalogue.facts(model) if isinstance(model, str) and model else None
+        facts = None
+        if isinstance(model, str) and model:
+            facts = self._catalogue.recalled(model) or await self._catalogue.facts(model)
         if call.route.kind is Kind.V1:
             await self._serve_v1(call, connection, body, obj, facts)
             return
@@ -136,15 +159,16 @@ class Generation:
             await self._as_it_came(call, connection, body)
         elif asked.is_unload:
             await self._unload(call, connection, facts, body)
-        elif call.priority is not NORMAL or not await self._embedding.serve(call, facts.name, body):
-            # Those of another class wait in their own place.
+        elif not await self._gathered(call, facts, body):
+            if not (self._memory.is_on or asked.is_load):
+                call.head.shapes.learn(call.route, asked.obj, facts, self._decide)
             await self._serve_native(call, connection, asked, facts, decision)
 
     # --- the ways
 
     async def _as_it_came(self, call: Call, connection: ClientConnection, body: bytes) -> None:
         """Costs nothing, or nothing that is known of: so it does not wait either."""
-        await self._runs.as_it_came(call, connection, Outgoing(call.route.template, body))
+        await self._runs.as_it_came(call, connection, Outgoing(call.route.template, body, family=call.route.family))
 
     async def _unload(self, call: Call, connection: ClientConnection, facts: ModelFacts, body: bytes) -> None:
         if self._residency.is_kept(facts):
@@ -155,14 +179,20 @@ class Generation:
         if call.timeline.status == 200:
             self._residency.unloaded(facts)
 
+    async def _gathered(self, call: Call, facts: ModelFacts, body: bytes) -> bool:
+        """Whether it was answered together with others; those of another class wait in their own place."""
+        if call.priority is not NORMAL or not self._embedding.gathers(facts.name):
+            return False
+        return await self._embedding.serve(call, facts.name, body)
+
     async def _serve_v1(
         self, call: Call, connection: ClientConnection, body: bytes, obj: JsonObject | None, facts: ModelFacts | None
     ) -> None:
-        outgoing = Outgoing(call.route.template, body)
+        outgoing = Outgoing(call.route.template, body, family=call.route.family)
         if facts is None or facts.remote or obj is None:
             await self._as_it_came(call, connection, body)
             return
-        if call.priority is NORMAL and await self._embedding.serve(call, facts.name, body):
+        if await self._gathered(call, facts, body):
             return
 
         if (asked := self._translated(call, obj, facts)) is not None:
@@ -194,10 +224,12 @@ class Generation:
         asked: Asked,
         facts: ModelFacts,
         decision: Decision | None,
+        said: Said | None = None,
     ) -> None:
         ask = None
         if self._memory.is_on and not asked.is_load:
-            plain = self._compose(call, asked, facts, UNTOUCHED, decision)
+            plain = self._compose(asked, facts, UNTOUCHED, decision)
+            _note(call, plain)
             ask = self._memory.ask(call, plain, asked.route, asked.obj, facts)
             if ask is not None and self._residency.long_prompts(facts) in ("tell", "grow"):
                 # Such a prompt may have to be sent again in another way, which only its own call can decide.
@@ -206,14 +238,15 @@ class Generation:
 
                 async def prepared() -> Outgoing:
                     ready = await self._prepare(call, asked, facts)
-                    outgoing = self._compose(call, asked, facts, ready, decision)
-                    self._tell(call, outgoing, ready)
+                    outgoing = self._compose(asked, facts, ready, decision)
+                    _note(call, outgoing)
+                    self._tell(call, outgoing, ready, facts)
                     return outgoing
 
                 if await self._runs.without(call, connection, plain, facts, ask, prepared):
                     return
         async with self._runs.turn(call, facts):
-            await self._run_native(call, connection, asked, facts, decision, ask)
+            await self._run_native(call, connection, asked, facts, decision, ask, said)
 
     async def _run_native(
         self,
@@ -223,12 +256,19 @@ class Generation:
         facts: ModelFacts,
         decision: Decision | None,
         ask: Ask | None,
+        said: Said | None = None,
     ) -> None:
         refuse_long = True
         for _ in range(_MOST_ATTEMPTS):
             prepared = await self._prepare(call, asked, facts)
-            outgoing = self._compose(call, asked, facts, prepared, decision, refuse_long=refuse_long)
-            tell = functools.partial(self._tell, call, outgoing, prepared)
+            outgoing = None if said is None else said.shape.outgoing(said.content, prepared, self._settings)
+            if outgoing is None:
+                if said is not None:
+                    asked, said = asked._replace(obj=said.whole()), None
+                    decision = None if decision is None else self._decide(asked.obj, facts)
+                outgoing = self._compose(asked, facts, prepared, decision, refuse_long=refuse_long)
+            _note(call, outgoing)
+            tell = functools.partial(self._tell, call, outgoing, prepared, facts)
             # An answer to a prompt that was cut is not kept: who gets it has to be told.
             delivery = await self._runs.run(call, connection, outgoing, facts, ask if refuse_long else None, tell)
             held = delivery.held
@@ -315,6 +355,9 @@ class Generation:
         return decision
 
     async def _prepare(self, call: Call, asked: Asked, facts: ModelFacts) -> Prepared:
+        prepared = self._residency.prepare_now(facts, asked.options, keep_alive=asked.keep_alive)
+        if prepared is not None:
+            return prepared
         prepared = await self._runs.patiently(
             call, lambda: self._residency.prepare(facts, asked.options, keep_alive=asked.keep_alive)
         )
@@ -324,7 +367,6 @@ class Generation:
 
     def _compose(
         self,
-        call: Call,
         asked: Asked,
         facts: ModelFacts,
         prepared: Prepared,
@@ -332,7 +374,7 @@ class Generation:
         *,
         refuse_long: bool = True,
     ) -> Outgoing:
-        outgoing = compose(
+        return compose(
             asked,
             facts,
             prepared,
@@ -340,8 +382,6 @@ class Generation:
             decision=decision,
             refuse_long_prompts=refuse_long and prepared.long_prompts != "cut",
         )
-        call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
-        return outgoing
 
     def _translated(self, call: Call, obj: JsonObject, facts: ModelFacts) -> Asked | None:
         """A ``/v1`` call as the native one it is sent as; ``None`` where it is relayed."""
@@ -357,7 +397,9 @@ class Generation:
         if call.route.template in TRANSLATED:
             self._metrics.rewrite("v1", is_translated)
 
-    def _tell(self, call: Call, outgoing: Outgoing, prepared: Prepared) -> None:
+    def _tell(self, call: Call, outgoing: Outgoing, prepared: Prepared, facts: ModelFacts) -> None:
+        for option in prepared.avoided:
+            self._metrics.reload_avoided(facts.name, option)
         if outgoing.rule:
             self._metrics.rewrite(outgoing.rule, outgoing.mapper is not None)
         self._tell_v1(call, is_translated=True)
@@ -366,6 +408,14 @@ class Generation:
         call.added[:] = [field for field in call.added if field[0] != b"X-Pilotlight-Options"]
         if prepared.told:
             call.added.append((b"X-Pilotlight-Options", prepared.told.encode()))
+
+
+def _note(call: Call, outgoing: Outgoing) -> None:
+    call.timeline.rule, call.timeline.injected = outgoing.rule, outgoing.injected
+
+
+def _read(call: Call, body: bytes) -> JsonObject | None:
+    return None if call.given(b"content-encoding") else read_object(body)
 
 
 def _asked_priority(call: Call) -> Priority | None:

@@ -14,7 +14,6 @@ from proxy.observe.final import TAIL_BYTES
 from proxy.wire.http1 import CHUNK_SIZES
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from proxy.relay.reply import ClientReply
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 def fast_lane(
     reply: ClientReply,
-    transport: asyncio.Transport,
     times: list[float],
     kept: list[bytes],
     *,
@@ -34,7 +32,6 @@ def fast_lane(
 
     Args:
         reply: Its head is out, its body is chunked; told of each piece.
-        transport: The client's.
         times: Gets the time of each piece.
         kept: Gets each piece, without framing.
         clock: Monotonic seconds.
@@ -44,7 +41,7 @@ def fast_lane(
     Returns:
         Takes what was read between two chunks; False: it is not one whole chunk, and nothing was done.
     """
-    write, is_closing, sizes = transport.write, transport.is_closing, CHUNK_SIZES
+    write, sizes = reply.send, CHUNK_SIZES
     note_time, note_piece = times.append, kept.append
 
     def take(data: bytes) -> bool:
@@ -52,8 +49,7 @@ def fast_lane(
         size = sizes.get(data[:end]) if end > 0 else None
         if size is None or size + end + 4 != len(data) or size > TAIL_BYTES or data[-2:] != b"\r\n":
             return False
-        if not is_closing():
-            write(data)
+        write(data)
         payload = data[end + 2 : -2]
         reply.body_bytes += size
         reply.last_piece = payload

@@ -15,14 +15,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from proxy.admission.ratelimit import client_of
-from proxy.edge.scopes import Scope, scope_of
+from proxy.edge.scopes import Scope
 from proxy.errors import MisdirectedLoop, PilotlightError
 from proxy.observe.timeline import Outcome, Phase, Timeline
 from proxy.relay.call import DEADLINES, Call, Deadlines, Inbound
 from proxy.relay.reply import ClientConnection, ClientReply
-from proxy.relay.target import Target, parse_target, refuse_elsewhere, refuse_loop, refuse_unfit
-from proxy.wire.headers import Field, has_token, names_of, valid_request_id
-from proxy.wire.routes import Family, Kind, classify
+from proxy.relay.target import refuse_elsewhere, refuse_loop
+from proxy.wire.routes import Family, Kind
 from proxy.wire.shapes import JSON_TYPE, error_body, stream_error, stream_separator
 
 if TYPE_CHECKING:
@@ -33,11 +32,10 @@ if TYPE_CHECKING:
     from proxy.relay.generation import Generation
     from proxy.relay.passing import Passing
     from proxy.residency.catalogue import Catalogue
-    from proxy.wire.headers import Names
+    from proxy.wire.headers import Field
 
 # nginx's number for it; no client ever sees it.
 CLIENT_LEFT: Final = 499
-_SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 section 9.2.1
 
 
 class Relay:
@@ -107,23 +105,13 @@ class Relay:
         Returns:
             The reply, written; ``close`` of it tells what becomes of the connection.
         """
-        target, unfit, names = Target("/"), None, names_of(inbound.fields)
-        try:
-            refuse_unfit(inbound.method, inbound.version, inbound.fields, names)
-            target = parse_target(inbound.target)
-            if target.authority is not None:
-                refuse_elsewhere(target.authority, inbound.connection.local_port)
-        except PilotlightError as error:
-            unfit = error
-        call = self._call(inbound, target, names)
+        call = self._call(inbound)
         timeline = call.timeline
         self._observer.start(timeline)
         self.active.add(call)
         try:
-            if unfit is not None:
-                # What follows it on this connection may not be what it looks like.
-                call.reply.close = True
-                raise unfit
+            if call.head.unfit is not None or call.head.authority is not None:
+                self._refuse_unfit(call)
             await self._serve(call, inbound.connection)
         except asyncio.CancelledError:
             if call.interrupted is None:
@@ -157,66 +145,72 @@ class Relay:
         """Unlike any other, also one of another process; no secret, so it need not cost a system call each time."""
         return f"{self._id_prefix}{next(self._ids):08x}"
 
-    def _call(self, inbound: Inbound, target: Target, names: Names) -> Call:
-        method, fields = inbound.method, inbound.fields
-        route = classify(method, target.path)
-        if target.authority is not None:
-            # RFC 9112 section 3.2.2: Host is replaced by what the target says.
-            others = (field for field in fields if field[0].lower() != b"host")
-            fields = ((b"Host", target.authority.encode()), *others)
-            names = names_of(fields)
+    def _call(self, inbound: Inbound) -> Call:
+        head, connection = inbound.head, inbound.connection
+        route = head.route
         reply = ClientReply(
-            inbound.connection,
-            is_http11=inbound.version >= (1, 1),
-            is_head=method == "HEAD",
-            close=inbound.close or self.closing,
+            connection,
+            is_http11=head.is_http11,
+            is_head=head.method == "HEAD",
+            close=head.closes or self.closing,
         )
-        given_id = names.first(fields, b"x-request-id")
-        request_id = given_id.decode() if given_id is not None and valid_request_id(given_id) else self._new_id()
+        request_id = head.request_id or self._new_id()
         timeline = Timeline(
             request_id=request_id,
             endpoint=route.endpoint,
             family=route.family,
             route=route.template,
-            method=method,
+            method=head.method,
             received=inbound.received,
-            trace_id=_trace_id(names.first(fields, b"traceparent")),
+            trace_id=head.trace_id,
         )
         added: list[Field] = [(b"X-Request-Id", request_id.encode())]
         if route.family is Family.ANTHROPIC:
             # The name under which Anthropic's client looks for it.
             added.append((b"Request-Id", request_id.encode()))
-        interim = _interim_writer(inbound.connection)
         return Call(
-            method,
-            target.path,
-            list(fields),
-            names,
-            inbound.body,
+            head,
+            head.method,
+            head.path,
             route,
+            head.fields,
+            head.names,
+            inbound.body,
+            connection,
             reply,
             timeline,
             added,
-            interim,
-            deadlines=self._deadlines,
+            connection.task,
+            head.manages,
+            self._deadlines,
+            told_bytes=inbound.told_bytes,
         )
 
-    async def _serve(self, call: Call, connection: ClientConnection) -> None:
+    def _refuse_unfit(self, call: Call) -> None:
+        head = call.head
         try:
-            refuse_loop(call.fields, self._via_name, call.names)
-        except MisdirectedLoop:
-            self._on_loop()
+            if head.unfit is not None:
+                raise head.unfit
+            if head.authority is not None:
+                refuse_elsewhere(head.authority, call.connection.local_port)
+        except PilotlightError:
+            # What follows it on this connection may not be what it looks like.
+            call.reply.close = True
             raise
+
+    async def _serve(self, call: Call, connection: ClientConnection) -> None:
+        if b"via" in call.names.at:
+            self._refuse_loop(call)
         self._admit(call, connection)
         if call.reply.ended:
             return
-        if b"connection" in call.names.at and has_token(call.fields, b"connection", b"upgrade"):
+        if call.head.upgrades:
             # Relayed as a plain request; what follows it on this connection is not read as another one.
             call.reply.close = True
         if call.path == "*":
             _answer_here(call, 200, [(b"Content-Length", b"0")])
             return
-        if call.route.is_inference:
+        if call.route.endpoint:
             await self._generation.serve(call, connection)
             return
         if call.admitted is not None and call.admitted.scope is Scope.INFER:
@@ -229,34 +223,36 @@ class Relay:
             if call.route.kind is Kind.MANAGE:
                 self._catalogue.forget(None)
 
+    def _refuse_loop(self, call: Call) -> None:
+        try:
+            refuse_loop(call.fields, self._via_name, call.names)
+        except MisdirectedLoop:
+            self._on_loop()
+            raise
+
     def _admit(self, call: Call, connection: ClientConnection) -> None:
         """Let the request in, or not.
 
         Raises:
             PilotlightError: Why not.
         """
-        now_unix = self._wall_clock()
-        try:
-            admitted = self._guard.admit(
-                call.method,
-                call.path,
-                call.fields,
-                peer=connection.peer,
-                local=connection.local,
-                now_unix=now_unix,
-                names=call.names,
-            )
-        except PilotlightError:
-            call.is_managing = _manages(call.method, scope_of(call.method, call.path))
-            call.client = self._guard.who_of(call.fields, peer=connection.peer, now_unix=now_unix)
-            raise
-        call.is_managing = _manages(call.method, admitted.scope)
+        now_unix, head = self._wall_clock(), call.head
+        peer, local = connection.peer, connection.local
+        admitted = self._guard.recall(head.grant, peer=peer, local=local, now_unix=now_unix)
+        if admitted is None:
+            try:
+                admitted = self._guard.admit(
+                    call.method, call.path, call.fields, peer=peer, local=local, now_unix=now_unix, names=call.names
+                )
+            except PilotlightError:
+                call.client = self._guard.who_of(call.fields, peer=peer, now_unix=now_unix)
+                raise
+            head.grant = self._guard.grant(admitted, peer=peer, local=local)
         call.admitted, call.reply.echo = admitted, admitted.echo
-        call.received = call.fields
         if admitted.answer is not None:
             _answer_here(call, 204, admitted.answer)
             return
-        call.fields, call.names = admitted.fields, names_of(admitted.fields)
+        call.fields, call.names = admitted.fields, admitted.names
         if admitted.key is not None:
             call.client, call.timeline.key = admitted.who, admitted.key.name
         elif admitted.caller.is_forwarded:
@@ -309,11 +305,6 @@ class Relay:
             timeline.status = CLIENT_LEFT
 
 
-def _manages(method: str, scope: Scope | None) -> bool:
-    """Whether it stands in the audit log; what nobody knows may be managing under another spelling."""
-    return scope is Scope.MANAGE or (scope is None and method not in _SAFE_METHODS)
-
-
 def _answer_here(call: Call, status: int, fields: list[Field]) -> None:
     """Answer what is asked of the server and of no resource of Ollama's.
 
@@ -331,19 +322,3 @@ def _outcome(error: PilotlightError) -> Outcome:
     if error.status == 504:
         return Outcome.TIMEOUT
     return Outcome.UPSTREAM_ERROR if error.status in (500, 502) else Outcome.CLIENT_ERROR
-
-
-def _interim_writer(connection: ClientConnection) -> Callable[[bytes], None]:
-    def write(data: bytes) -> None:
-        if connection.transport is not None:
-            connection.transport.write(data)
-
-    return write
-
-
-def _trace_id(traceparent: bytes | None) -> str:
-    """The trace id of a W3C ``traceparent``, or ""."""
-    parts = traceparent.split(b"-") if traceparent is not None else []
-    if len(parts) < 4 or len(parts[1]) != 32 or not parts[1].isalnum():
-        return ""
-    return parts[1].decode()

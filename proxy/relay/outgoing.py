@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -10,18 +11,22 @@ from proxy.rewrite.assemble import WholeReply
 from proxy.rewrite.generate import chat_body
 from proxy.rewrite.reply import GenerateMapper
 from proxy.rewrite.v1.reply import WholeCompletion
-from proxy.wire.gojson import splice, splice_text
-from proxy.wire.routes import Family, Kind, family_of
+from proxy.wire.gojson import read_text, splice, splice_text
+from proxy.wire.routes import Family, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.relay.asked import Asked
     from proxy.relay.mapping import Assembler, FrameMapper
-    from proxy.residency.service import Prepared
+    from proxy.residency.prepared import Prepared
     from proxy.rewrite.facts import ModelFacts
     from proxy.rewrite.generate import Decision
     from proxy.settings import Settings
+
+
+# Of a client's options that are remembered, times the size of the memory.
+_SHORT: Final = 512
 
 
 class Outgoing(NamedTuple):
@@ -35,6 +40,7 @@ class Outgoing(NamedTuple):
         rule: Which rule of generate to chat decided; 0 where there was nothing to decide.
         injected: Names of what was put in or taken out, for the log.
         asks_for_whole_prompts: ``truncate: false`` was put in, so that a prompt that is too long is an error.
+        family: Whose shapes the reply has when it comes.
     """
 
     path: str
@@ -44,11 +50,7 @@ class Outgoing(NamedTuple):
     rule: int = 0
     injected: str = ""
     asks_for_whole_prompts: bool = False
-
-    @property
-    def family(self) -> Family:
-        """Whose shapes the reply has when it comes."""
-        return family_of(self.path)
+    family: Family = Family.API
 
 
 def compose(
@@ -77,8 +79,9 @@ def compose(
         put["keep_alive"] = orjson.dumps(prepared.keep_alive).decode()
         injected.append("keep_alive")
     if prepared.set_options or prepared.remove_options:
-        put["options"] = _options(asked, prepared.set_options, prepared.remove_options)
-        injected += sorted({*prepared.set_options, *prepared.remove_options})
+        text, names = _options(obj.raw("options"), prepared.set_options, prepared.remove_options)
+        put["options"] = text
+        injected.append(names)
     refuses = refuse_long_prompts and obj.given("truncate") is None and route.kind is not Kind.EMBED
     if refuses:
         put["truncate"] = "false"
@@ -86,22 +89,16 @@ def compose(
     if gathers:
         put["stream"] = "true"
 
+    path, messages = route.template, None
     if decision is not None and decision.to_chat:
-        return Outgoing(
-            "/api/chat",
-            chat_body(obj, decision, put),
-            mapper=GenerateMapper(decision.messages),
-            gather=WholeReply("generate") if gathers else None,
-            rule=decision.rule,
-            injected=",".join(injected),
-            asks_for_whole_prompts=refuses,
-        )
-    mapper = None if asked.new_mapper is None else asked.new_mapper()
-    whole = _whole_reply(asked) if gathers else None
-    gather = whole if whole is None or mapper is None else WholeCompletion(whole, mapper)
+        path, messages = "/api/chat", decision.messages
+        body = chat_body(obj, decision, put)
+    else:
+        body = splice(obj, put)
+    mapper, gather = readers(asked, messages, gathers=gathers)
     return Outgoing(
-        route.template,
-        splice(obj, put),
+        path,
+        body,
         mapper=mapper,
         gather=gather,
         rule=0 if decision is None else decision.rule,
@@ -110,17 +107,44 @@ def compose(
     )
 
 
+def readers(asked: Asked, messages: str | None, *, gathers: bool) -> tuple[FrameMapper | None, Assembler | None]:
+    """What the reply to one request goes through on its way back.
+
+    Args:
+        asked: What the client asks for.
+        messages: Of a generate that is asked as a chat, the JSON text; ``None`` for everything else.
+        gathers: The client asked for no stream, and Ollama is asked for one.
+    """
+    if messages is not None:
+        return GenerateMapper(messages), WholeReply("generate") if gathers else None
+    mapper = None if asked.new_mapper is None else asked.new_mapper()
+    whole = _whole_reply(asked) if gathers else None
+    return mapper, whole if whole is None or mapper is None else WholeCompletion(whole, mapper)
+
+
 def _whole_reply(asked: Asked) -> WholeReply:
     if asked.route.kind is Kind.GENERATE:
         return WholeReply("generate")
     return WholeReply("chat", tools=bool(asked.obj.given("tools")))
 
 
-def _options(asked: Asked, put: Mapping[str, object], remove: frozenset[str]) -> str:
-    if asked.options is None:
-        return orjson.dumps(dict(put)).decode()
-    texts = {name: orjson.dumps(value).decode() for name, value in put.items()}
-    return splice_text(asked.options, texts, remove)
+def _options(raw: str, put: Mapping[str, object], remove: frozenset[str]) -> tuple[str, str]:
+    """The options that are sent, and the names of those that were put in or taken out.
+
+    Args:
+        raw: The client's; empty where it sent none.
+    """
+    # A client sends the same ones each time, and they are changed in the same way.
+    splice_options = _spliced if len(raw) <= _SHORT else _spliced.__wrapped__
+    return splice_options(raw, tuple(put.items()), remove)
+
+
+@functools.lru_cache(maxsize=256)
+def _spliced(raw: str, put: tuple[tuple[str, object], ...], remove: frozenset[str]) -> tuple[str, str]:
+    texts = {name: orjson.dumps(value).decode() for name, value in put}
+    obj = read_text(raw) if raw else None
+    text = splice_text(obj, texts, remove) if obj is not None else orjson.dumps(dict(put)).decode()
+    return text, ",".join(sorted({*texts, *remove}))
 
 
 def _gathers(asked: Asked, facts: ModelFacts, settings: Settings) -> bool:

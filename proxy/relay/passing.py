@@ -29,7 +29,7 @@ from proxy.wire.routes import Kind
 from proxy.wire.shapes import stream_error, stream_separator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from proxy.relay.call import Call
     from proxy.relay.reply import ClientConnection
@@ -248,12 +248,12 @@ async def _pieces(call: Call) -> AsyncIterator[bytes]:
             yield piece
 
 
-def _has_body(fields: list[Field]) -> bool:
+def _has_body(fields: Sequence[Field]) -> bool:
     length = first(fields, b"content-length")
     return (length is not None and length.strip() != b"0") or first(fields, b"transfer-encoding") is not None
 
 
-def via_value(fields: list[Field], own: str) -> str:
+def via_value(fields: Sequence[Field], own: str) -> str:
     """The ``Via`` of a request that goes on: what stood there, and we (RFC 9110 section 7.6.3)."""
     if first(fields, b"via") is None:
         return own

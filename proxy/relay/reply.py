@@ -6,19 +6,24 @@ live here: which bytes went out, and how a reply ends well or badly. What it mus
 
 from __future__ import annotations
 
+import functools
 import http
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from proxy.edge.origins import reply_fields
-from proxy.wire.headers import Field, encode
-from proxy.wire.http1 import LAST_CHUNK, chunk
+from proxy.edge.origins import names_vary, page_fields, reply_fields, without_cors
+from proxy.wire.headers import LENGTH, Field, encode_fields, end_to_end, stream_fields
+from proxy.wire.http1 import LAST_CHUNK, MouldedFields, chunk
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from proxy.wire.http1 import Mould, ReplyHead
+
+# Of openings: one for each head that upstreams repeat, as a rule.
+_REMEMBERED: Final = 128
 # struct linger: on, for 0 seconds.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -33,6 +38,10 @@ class ClientConnection(Protocol):
     local: str
     local_port: int
     begun: bool
+    task: asyncio.Task[None] | None
+    """In which the request is served that is served."""
+    write: Callable[[bytes], None]
+    """Takes nothing where the client has left."""
 
     @property
     def writing_paused(self) -> bool:
@@ -50,6 +59,7 @@ class ClientReply:
 
     Attributes:
         echo: The web page that is told that it may read the answer.
+        unsent: A head that was held and has not gone yet.
         body_bytes: How much of the body went out, without framing.
         last_piece: The last of it, two bytes at least where there were as many.
     """
@@ -59,7 +69,6 @@ class ClientReply:
         "_connection",
         "_is_head",
         "_is_http11",
-        "_unsent",
         "body_bytes",
         "close",
         "echo",
@@ -67,6 +76,7 @@ class ClientReply:
         "failed",
         "last_piece",
         "started",
+        "unsent",
     )
 
     def __init__(self, connection: ClientConnection, *, is_http11: bool, is_head: bool, close: bool) -> None:
@@ -75,7 +85,7 @@ class ClientReply:
         self._is_head = is_head
         self._chunked = False
         self.last_piece = b""
-        self._unsent = b""
+        self.unsent = b""
         self.close = close or not is_http11
         self.echo: bytes | None = None
         self.started = False
@@ -95,12 +105,12 @@ class ClientReply:
     @property
     def passes_chunks(self) -> bool:
         """Whether chunks that come framed go out as they are, with nothing else to be done."""
-        return self._chunked and not self._is_head and not self._unsent and not self.ended
+        return self._chunked and not self._is_head and not self.unsent and not self.ended
 
     @property
-    def transport(self) -> asyncio.Transport | None:
-        """The client's; ``None`` once it has left."""
-        return self._connection.transport
+    def send(self) -> Callable[[bytes], None]:
+        """Writes to the client, past everything that is noted here."""
+        return self._connection.write
 
     def start(
         self,
@@ -125,23 +135,50 @@ class ClientReply:
                 client, for both. Ollama sends its head with the first frame.
             answers_page: The fields already have what a browser is told; otherwise only ``echo`` counts.
         """
-        out = list(fields) if answers_page else reply_fields(fields, self.echo)
-        if not has_length and has_body and not self._is_head:
-            if self._is_http11:
-                self._chunked = True
-                out.append((b"Transfer-Encoding", b"chunked"))
-            else:
-                self.close = True
-        if self.close:
-            out.append((b"Connection", b"close"))
-        self.started = self._connection.begun = True
-        self._unsent = encode(b"HTTP/1.1 %d %b" % (status, reason or _phrase(status)), out)
+        if not answers_page:
+            fields = reply_fields(fields, self.echo)
+        self._open(_start_line(status, reason), fields, has_length=has_length, has_body=has_body)
         if not held:
             self.flush()
 
+    def start_like(self, head: ReplyHead, own: Sequence[Field], kind: bytes = b"") -> None:
+        """Write the head of an upstream's reply whose body goes on piece by piece. It is held, see :meth:`start`.
+
+        Args:
+            head: The upstream's; what is meant for one hop and what it says about CORS stays here.
+            own: What is added, and says nothing about CORS.
+            kind: Stands in place of its ``Content-Type``; empty: that stays.
+        """
+        fields, echo = head.fields, self.echo
+        if isinstance(fields, MouldedFields):
+            opening = _remembered_opening(fields.mould, kind, echo is not None)
+            text = opening.before
+            if opening.after is not None:
+                text = text + fields.date + opening.after
+        else:
+            opening = _opening(head, None, kind, echo is not None)
+            text = opening.before
+        if echo is not None:
+            own = [*own, *page_fields(echo, varies=opening.varies)]
+        self._open(text, own, has_length=opening.has_length, has_body=head.status not in (204, 304))
+
+    def _open(self, opening: bytes, fields: Sequence[Field], *, has_length: bool, has_body: bool) -> None:
+        """Have the head ready: what it begins with, these fields, and what is said of framing and connection."""
+        end = b"\r\n\r\n"
+        if not has_length and has_body and not self._is_head:
+            if self._is_http11:
+                self._chunked = True
+                end = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+            else:
+                self.close = True
+        if self.close:
+            end = end[:-2] + b"Connection: close\r\n\r\n"
+        self.started = self._connection.begun = True
+        self.unsent = opening + encode_fields(fields) + end
+
     def flush(self) -> None:
         """Write a head that was held, where nothing has followed it yet."""
-        if self._unsent:
+        if self.unsent:
             self._write(b"")
 
     def write(self, payload: bytes) -> None:
@@ -157,12 +194,10 @@ class ClientReply:
         self.body_bytes += size
         self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
         data = raw if self._chunked else payload
-        if self._unsent:
-            data = self._unsent + data
-            self._unsent = b""
-        transport = self._connection.transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
+        if self.unsent:
+            data = self.unsent + data
+            self.unsent = b""
+        self._connection.write(data)
 
     def end(self) -> None:
         """The body is complete."""
@@ -220,12 +255,67 @@ class ClientReply:
             self._connection.transport.abort()
 
     def _write(self, data: bytes) -> None:
-        if self._unsent:
-            data = self._unsent + data
-            self._unsent = b""
-        transport = self._connection.transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
+        if self.unsent:
+            data = self.unsent + data
+            self.unsent = b""
+        self._connection.write(data)
+
+
+class Opening(NamedTuple):
+    """Start line and fields of a head as clients get it, as far as they are the upstream's.
+
+    Attributes:
+        before: All of them; where a date is to be filled in, those up to it.
+        after: What follows the date; ``None`` where none is to be filled in.
+        has_length: There is a ``Content-Length`` among them.
+        varies: There is a ``Vary`` among them.
+    """
+
+    before: bytes
+    after: bytes | None
+    has_length: bool
+    varies: bool
+
+
+def _opening(head: ReplyHead, date: Field | None, kind: bytes, has_page: bool) -> Opening:
+    """Work out the opening of a reply that goes on piece by piece.
+
+    Args:
+        head: The upstream's.
+        date: The one of its fields whose value is to be filled in.
+        kind, has_page: See :meth:`ClientReply.start_like`; a page is told that it may read the answer.
+    """
+    has_length = head.keeps_length
+    kept = end_to_end(with_type(head.fields, kind) if kind else head.fields, frozenset() if has_length else LENGTH)
+    if head.is_stream:
+        kept += stream_fields(kept)
+    kept = without_cors(kept, for_page=has_page)
+    line, varies = _start_line(head.status, head.reason), names_vary(kept)
+    # Not where ``Connection`` names it away.
+    at = next((at for at, field in enumerate(kept) if field is date), None)
+    if at is None:
+        return Opening(line + encode_fields(kept), None, has_length, varies)
+    before, after = encode_fields(kept[:at]), encode_fields(kept[at + 1 :])
+    return Opening(b"%b%b\r\nDate: " % (line, before), after, has_length, varies)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _remembered_opening(mould: Mould, kind: bytes, has_page: bool) -> Opening:
+    head = mould.head
+    return _opening(head, head.fields[mould.date_at], kind, has_page)
+
+
+def with_type(fields: Sequence[Field], kind: bytes) -> list[Field]:
+    """The fields with another ``Content-Type``.
+
+    A stream says ``application/x-ndjson``, and where it fails before its first frame ``application/json``; a whole
+    reply adds the charset in both cases (server/routes.go, ``streamResponse``; gin's ``c.JSON`` keeps what was set).
+    """
+    return [(field[0], kind) if field[0].lower() == b"content-type" else field for field in fields]
+
+
+def _start_line(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b" % (status, reason or _phrase(status))
 
 
 def _phrase(status: int) -> bytes:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from proxy.relay.memory import Ask, Memory
     from proxy.relay.outgoing import Outgoing
     from proxy.relay.reply import ClientConnection
-    from proxy.residency.service import Prepared, Residency
+    from proxy.residency.prepared import Prepared
+    from proxy.residency.service import Residency
     from proxy.rewrite.facts import ModelFacts
     from proxy.upstream.exchange import Flow, Sink
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from proxy.observe.final import Tail, read_final
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
@@ -58,16 +59,21 @@ class Turn:
         Raises:
             Overloaded: The queue is full, or it waited too long.
         """
+        woken = self._place.begin()
+        if woken is not None:
+            await self._wait(woken)
+        self._has_left = False
+
+    async def _wait(self, woken: asyncio.Future[None]) -> None:
         began = self._clock()
         self._residency.queues(self._facts, 1)
         try:
-            await self._place.__aenter__()
+            await self._place.until(woken)
         except BaseException:
             self._note(self._clock() - began)
             raise
         finally:
             self._residency.queues(self._facts, -1)
-        self._has_left = False
         self._note(self._place.waited_s)
 
     def _note(self, waited_s: float) -> None:

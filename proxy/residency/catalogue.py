@@ -53,6 +53,20 @@ class Catalogue:
         """What is remembered of a model, without asking."""
         return self._facts.get(canonical(name))
 
+    def recalled(self, name: str) -> ModelFacts | None:
+        """What is remembered of a model, counted as a look-up where it is found; else :meth:`facts` is to be asked."""
+        known = self._facts.get(canonical(name))
+        if known is not None:
+            self._metrics.cache_lookup("show", True)
+        return known
+
+    def holds(self, facts: ModelFacts) -> bool:
+        """Whether this is what is remembered of the model, counted as a look-up where it is."""
+        if self._facts.get(facts.name) is not facts:
+            return False
+        self._metrics.cache_lookup("show", True)
+        return True
+
     async def facts(self, name: str) -> ModelFacts | None:
         """What is known of a model; asks Ollama once, whoever else asks for the same meanwhile.
 

@@ -140,6 +140,8 @@ class Loads:
 
     def may_displace(self, runner: Runner) -> bool:
         """Whether another model is being loaded, which may cost this one its place at any moment."""
+        if not self._flights:
+            return False
         return any(flight.cold and flight.runner is not runner for flight in self._flights.values())
 
     def flights(self) -> list[Flight]:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
+    from proxy.residency.prepared import Decided
     from proxy.rewrite.facts import ModelFacts
-    from proxy.rewrite.options import Unified
     from proxy.settings import KeptModel
 
 UNRANKED: Final = 1_000_000
@@ -85,6 +85,7 @@ class Runner:
         warmed_at: When its prompt cache was last warmed; -inf after a load.
         decided: For each name and the runner options that were asked under it, what this came to, and what it was
             worked out from.
+        last_decided: The last of it, and the options themselves, which bodies of one shape have in common.
     """
 
     weights: str
@@ -123,7 +124,8 @@ class Runner:
     quick_losses: int = 0
     retry_at: float = -math.inf
     warmed_at: float = math.inf
-    decided: dict[tuple[object, ...], tuple[tuple[object, ...], Unified]] = field(default_factory=dict)
+    decided: dict[tuple[object, ...], Decided] = field(default_factory=dict)
+    last_decided: tuple[object, Decided] | None = None
     vram_told: bool = False
 
     def __repr__(self) -> str:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import operator
 import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.errors import LoadFailed, UpstreamTimeout
 from proxy.residency.checklist import Checklist
 from proxy.residency.keeper import Keeper
 from proxy.residency.loads import REAL_LOAD_S, Flight, Loads, Outcome
 from proxy.residency.observation import Watch
+from proxy.residency.prepared import ILL_TYPED, UNTOUCHED, Decided, Prepared
 from proxy.residency.probing import Prober
 from proxy.residency.runner import Runner, State
 from proxy.residency.runners import Runners
 from proxy.residency.warm import Warmed, Warmer
 from proxy.rewrite.keepalive import decide
 from proxy.rewrite.options import (
-    ILL_TYPED,
     Unified,
     asked_runner_options,
     grown_num_ctx,
@@ -28,7 +28,6 @@ from proxy.rewrite.options import (
     unify,
 )
 from proxy.wire.durations import parse_keep_alive
-from proxy.wire.gojson import MISSING
 from proxy.wire.names import canonical
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from proxy.rewrite.facts import ModelFacts
     from proxy.settings import KeptModel, Settings
     from proxy.upstream.ollama import Ollama
-    from proxy.wire.gojson import JsonObject
 
 # A request that finds its set changed by others each time it has waited for a load is sent as it is.
 _MOST_LOADS_WAITED_FOR: Final = 4
@@ -48,36 +46,7 @@ _MOST_LOADS_WAITED_FOR: Final = 4
 _LOAD_OUTLIVES_WAITERS: Final = 3
 # Of combinations of name and options per runner; a client that never repeats itself gains nothing and fills nothing.
 _MOST_DECIDED: Final = 64
-_NO_OPTIONS: Final[frozenset[str]] = frozenset()
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
-
-
-class Prepared(NamedTuple):
-    """What residency wants of one request.
-
-    Attributes:
-        set_options: Options to put in.
-        remove_options: Options to take out.
-        keep_alive: JSON value to put in; ``None`` leaves the request's.
-        told: For ``X-Pilotlight-Options``; "" where nothing was overridden.
-        waited_s: How long the request has waited for a load.
-        cold: That load was a real one.
-        long_prompts: What to do with a prompt that is longer than the context.
-        kept: It is for a kept model.
-    """
-
-    set_options: Mapping[str, object] = _NOTHING
-    remove_options: frozenset[str] = _NO_OPTIONS
-    keep_alive: object | None = None
-    told: str = ""
-    waited_s: float = 0.0
-    cold: bool = False
-    long_prompts: str = "cut"
-    kept: bool = False
-
-
-UNTOUCHED: Final = Prepared()
-"""Nothing is put in, and nothing taken out."""
 
 
 class Residency:
@@ -217,64 +186,94 @@ class Residency:
 
     # --- one request ---
 
+    def prepare_now(
+        self,
+        facts: ModelFacts,
+        options: Mapping[str, object] | None,
+        *,
+        keep_alive: object = None,
+        v1: bool = False,
+    ) -> Prepared | None:
+        """Decide what a request is sent with, where its model is known to be loaded so.
+
+        Args:
+            facts: About its model.
+            options: Its own; ``None`` where it has none.
+            keep_alive: Its ``keep_alive`` as JSON has it; ``None`` where it has none.
+            v1: It comes by a route that can carry neither options nor ``keep_alive``.
+
+        Returns:
+            ``None`` where a load has to be waited for (:meth:`prepare`).
+        """
+        if facts.remote or "image" in facts.capabilities:
+            return UNTOUCHED
+        runner = self._runners.of(facts)
+        decided = self._decide(runner, facts, options or _NOTHING)
+        if decided.unified.ill_typed or not (decided.is_for(keep_alive) or _is_taken(keep_alive)):
+            # Ollama refuses the request, so nothing is loaded for it.
+            return UNTOUCHED
+        if runner.state is State.RELEASED:
+            self._runners.on_wanted(runner)
+            decided = self._decide(runner, facts, options or _NOTHING)
+        unified, kept = decided.unified, runner.kept
+        if v1 and not neutral(unified.target, runner_options(facts.parameters)):
+            # The call will load the model its own way, whatever we do first.
+            return Prepared(kept=kept is not None)
+        self._settle(runner, unified)
+        if not self._is_known(runner) and not runner.volatile:
+            return None
+        if v1:
+            return Prepared(kept=kept is not None)
+        return self._prepared(runner, facts, decided, keep_alive)
+
     async def prepare(
         self,
         facts: ModelFacts,
-        asked: JsonObject | None,
+        options: Mapping[str, object] | None,
         *,
         keep_alive: object = None,
         v1: bool = False,
     ) -> Prepared:
-        """Decide what a request is sent with, and see that its model is loaded so.
-
-        Does not suspend when the model is known to be resident with the right options.
-
-        Args:
-            facts: About its model.
-            asked: Its ``options``; ``None`` where it has none.
-            keep_alive: Its ``keep_alive`` as JSON has it; ``None`` or ``MISSING`` where it has none.
-            v1: It comes by a route that can carry neither options nor ``keep_alive``.
+        """As :meth:`prepare_now`, and see that the model is loaded so.
 
         Raises:
             LoadFailed: Ollama could not load the model (5xx); its own text. On a 4xx the request itself is to be sent.
             UpstreamTimeout: The load takes longer than ``residency.load_timeout_s``; it goes on.
             UpstreamUnreachable, UpstreamBroken: As the load met them.
         """
-        if facts.remote or "image" in facts.capabilities:
-            return UNTOUCHED
-        client = None if keep_alive is MISSING else keep_alive
-        try:
-            client_s = parse_keep_alive(client)
-        except ValueError:
-            # Ollama refuses the request, so nothing is loaded for it.
-            return UNTOUCHED
+        prepared = self.prepare_now(facts, options, keep_alive=keep_alive, v1=v1)
+        if prepared is not None:
+            return prepared
         runner = self._runners.of(facts)
-        if runner.state is State.RELEASED:
-            self._runners.on_wanted(runner)
-        options = {member.name: member.value for member in asked.members} if asked is not None else {}
-        unified = self._unify(runner, facts, options)
-        if unified.ill_typed:
-            return UNTOUCHED
-        kept = runner.kept
-        if v1 and not neutral(unified.target, runner_options(facts.parameters)):
-            # The call will load the model its own way, whatever we do first.
-            return Prepared(kept=kept is not None)
-        self._settle(runner, unified)
-        waited_s, cold = 0.0, False
-        if not self._is_known(runner) and not runner.volatile:
-            unified, waited_s, cold = await self._see_loaded(runner, facts, options, client)
-        if v1:
-            return Prepared(waited_s=waited_s, cold=cold, kept=kept is not None)
-        for option in unified.avoided:
-            self._metrics.reload_avoided(facts.name, option)
+        decided, waited_s, cold = await self._see_loaded(runner, facts, options or _NOTHING, keep_alive)
+        prepared = Prepared(kept=runner.kept is not None)
+        if not v1:
+            prepared = self._prepared(runner, facts, decided, keep_alive)
+        return prepared._replace(waited_s=waited_s, cold=cold)
+
+    def _prepared(self, runner: Runner, facts: ModelFacts, decided: Decided, client: object) -> Prepared:
+        """What the request is sent with, now that its model is loaded."""
+        kept, unified = runner.kept, decided.unified
         if facts.same_render is None and not runner.volatile:
-            self._prober.start(runner, facts, self._unify(runner, facts, {}).set)
+            self._prober.start(runner, facts, self._decide(runner, facts, {}).unified.set)
+        if decided.prepared is not None and decided.prepared_by is kept and decided.is_for(client):
+            return decided.prepared
         value = self._keep_alive(runner, client)
-        if kept is None and (value is not None or client_s is not None):
-            runner.keep_alive_s = parse_keep_alive(value) if value is not None else client_s
-        told = header_value(unified) if unified.overridden else ""
-        long_prompts = kept.long_prompts if kept is not None else "cut"
-        return Prepared(unified.set, unified.remove, value, told, waited_s, cold, long_prompts, kept is not None)
+        if kept is None:
+            if value is not None or client is not None:
+                runner.keep_alive_s = parse_keep_alive(client if value is None else value)
+            return Prepared(unified.set, unified.remove, value, decided.told, avoided=unified.avoided)
+        decided.client_keep_alive, decided.prepared_by = client, kept
+        decided.prepared = Prepared(
+            unified.set,
+            unified.remove,
+            value,
+            decided.told,
+            long_prompts=kept.long_prompts,
+            kept=True,
+            avoided=unified.avoided,
+        )
+        return decided.prepared
 
     def suits_v1(self, facts: ModelFacts) -> bool:
         """Whether a call that can carry neither options nor ``keep_alive`` leaves the model as it is to be.
@@ -288,7 +287,7 @@ class Residency:
         runner = self._runners.of(facts)
         if runner.configured or self.long_prompts(facts) != "cut":
             return False
-        return neutral(self._unify(runner, facts, {}).target, runner_options(facts.parameters))
+        return neutral(self._decide(runner, facts, {}).unified.target, runner_options(facts.parameters))
 
     def long_prompts(self, facts: ModelFacts) -> str:
         """What is done with a prompt of this model that is longer than the context."""
@@ -361,23 +360,26 @@ class Residency:
 
     # --- inside ---
 
-    def _unify(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
+    def _decide(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Decided:
+        basis = (facts, runner.current, runner.shown_num_ctx, runner.refused_num_ctx, runner.growths)
+        # Applications ask for the same options each time, and then nothing but the runner decides.
+        last = runner.last_decided
+        if last is not None and last[0] is options and all(map(operator.is_, last[1].basis, basis)):
+            return last[1]
         wanted = asked_runner_options(options)
         if wanted is None:
             return ILL_TYPED
-        # Applications ask for the same options each time, and then nothing but the runner decides.
         asked = (facts.name, *wanted.items())
-        basis = (facts, runner.current, runner.shown_num_ctx, runner.refused_num_ctx, runner.growths)
-        before = runner.decided.get(asked)
-        if before is not None and all(map(operator.is_, before[0], basis)):
-            return before[1]
-        if len(runner.decided) >= _MOST_DECIDED:
-            runner.decided.clear()
-        unified = self._unify_anew(runner, facts, options)
-        runner.decided[asked] = (basis, unified)
-        return unified
+        decided = runner.decided.get(asked)
+        if decided is None or not all(map(operator.is_, decided.basis, basis)):
+            if len(runner.decided) >= _MOST_DECIDED:
+                runner.decided.clear()
+            unified = self._unify(runner, facts, options)
+            decided = runner.decided[asked] = Decided(basis, unified, header_value(unified))
+        runner.last_decided = (options, decided)
+        return decided
 
-    def _unify_anew(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
+    def _unify(self, runner: Runner, facts: ModelFacts, options: Mapping[str, object]) -> Unified:
         return unify(
             options,
             runner.configured,
@@ -409,7 +411,7 @@ class Residency:
 
     async def _see_loaded(
         self, runner: Runner, facts: ModelFacts, options: Mapping[str, object], client: object | None
-    ) -> tuple[Unified, float, bool]:
+    ) -> tuple[Decided, float, bool]:
         """Wait until the model is loaded with the set that this request and all others carry.
 
         Others may change that set while this one waits, which is why it is decided again after each load.
@@ -422,12 +424,13 @@ class Residency:
             outcome, seconds = await self._await_load(runner, client)
             waited_s += seconds
             cold = cold or outcome.real
-            unified = self._unify(runner, facts, options)
+            decided = self._decide(runner, facts, options)
+            unified = decided.unified
             # A 4xx is answered by the request itself.
             if not outcome.ok or (outcome.options == runner.current == unified.target):
                 break
             self._settle(runner, unified)
-        return unified, waited_s, cold
+        return decided, waited_s, cold
 
     async def _await_load(self, runner: Runner, client: object | None) -> tuple[Outcome, float]:
         """Start or join the load of a runner, and wait for it.
@@ -472,3 +475,11 @@ class Residency:
 
     def _on_tended(self, runner: Runner) -> None:
         self._runners.on_tended(runner, self._clock())
+
+
+def _is_taken(keep_alive: object) -> bool:
+    try:
+        parse_keep_alive(keep_alive)
+    except ValueError:
+        return False
+    return True

@@ -373,7 +373,7 @@ class Proxy:
             self.metrics.queue.slots(*self.scheduler.slots())
             self.metrics.model_states(self.residency.states())
             self.memory.tell()
-            self._listener.drop_slow_heads()
+            self._listener.drop_slow()
             self._tell_unfit()
             await asyncio.sleep(_CONNECTIONS_EVERY_S)
 

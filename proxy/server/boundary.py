@@ -1,7 +1,4 @@
-"""The error boundary: the one home of ``except Exception``.
-
-For the admin port's pages. On the listening port aiohttp's own boundary calls ``Connection.handle_error``.
-"""
+"""The error boundary of the admin port's pages; that of the listening port is in ``connection``."""
 
 from __future__ import annotations
 

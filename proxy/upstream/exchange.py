@@ -12,11 +12,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from proxy.errors import PilotlightError, UpstreamBroken
+from proxy.outlet import Outlet
 from proxy.wire.headers import Field, encode
 from proxy.wire.http1 import MAX_HEAD_BYTES, ChunkFollower, ProtocolError, ReplyHead, chunk, parse_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 CUT_MESSAGE: Final = "upstream connection lost before completion"
 
@@ -27,17 +28,26 @@ class UpstreamRequest(NamedTuple):
     Attributes:
         method: As the client sent it.
         target: Path and query, still percent-encoded.
-        fields: All of the head, ``Host`` and ``Content-Length`` included.
+        own_fields: All of the head, ``Host`` and ``Content-Length`` included, but what is in ``lines``.
         body: May be empty.
+        lines: Fields that go before these and are written already, each with a line end before it.
     """
 
     method: str
     target: str
-    fields: list[Field]
+    own_fields: Sequence[Field]
     body: bytes
+    lines: bytes = b""
+
+    @property
+    def fields(self) -> list[Field]:
+        """All of them."""
+        written = [line.partition(b": ") for line in self.lines.split(b"\r\n")[1:]]
+        return [*((name, value) for name, _, value in written), *self.own_fields]
 
     def encode(self) -> bytes:
-        return encode(f"{self.method} {self.target} HTTP/1.1".encode("latin-1"), self.fields) + self.body
+        start = f"{self.method} {self.target} HTTP/1.1".encode("latin-1")
+        return encode(start + self.lines, self.own_fields) + self.body
 
 
 class NoReply(UpstreamBroken):
@@ -78,7 +88,10 @@ class Flow(Protocol):
         """Stop: the sink is not called any more. Safe to call at any time."""
 
     def take_whole_chunks(self, sink: Sink, lane: Callable[[bytes], bool]) -> None:
-        """Offer what is read between two chunks to this, before the sink; where others stand before it, nothing."""
+        """Offer what is read between two chunks to this, before the sink; where others stand before it, nothing.
+
+        What came with the head is offered within this call, where it is called from within ``on_head``.
+        """
 
     @property
     def open_chunk(self) -> tuple[int, bool]:
@@ -113,9 +126,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_on_free",
         "_phase",
         "_remaining_bytes",
+        "_rest",
         "_reusable",
         "_sink",
         "_transport",
+        "_write",
         "exchanges",
         "idle_since",
     )
@@ -128,10 +143,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_free = on_free
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], None]
         self._sink: Sink | None = None
         self._lane: Callable[[bytes], bool] | None = None
         self._phase = _IDLE
         self._head_bytes = b""
+        # Chunks that came with the head, while the sink is told of that.
+        self._rest = b""
         self._has_answered = False
         self._chunks = ChunkFollower()
         self._remaining_bytes = 0
@@ -166,11 +184,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = b""
         self._has_answered = False
         self.exchanges += 1
-        self._transport.write(request)
+        self._write(request)
 
     def take_whole_chunks(self, lane: Callable[[bytes], bool]) -> None:
-        """Offer everything that is read between two chunks to this, before the sink; it says whether it took it."""
+        """Offer everything that is read between two chunks to this, before the sink; it says whether it took it.
+
+        So what came with the head is offered at once.
+        """
         self._lane = lane
+        # Nobody is offered it twice, whatever is called from within the lane.
+        rest, self._rest = self._rest, b""
+        if rest and not lane(rest):
+            self._rest = rest
 
     def abort(self) -> None:
         """End the exchange by closing the connection: the only way to tell Ollama to stop (server/routes.go)."""
@@ -188,6 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._write = Outlet(self._transport).write
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -236,23 +262,23 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_bytes:
             data = self._head_bytes + data
         while True:
-            end = data.find(b"\r\n\r\n")
-            if (len(data) if end < 0 else end) > MAX_HEAD_BYTES:
+            text, end, rest = data.partition(b"\r\n\r\n")
+            if len(text) > MAX_HEAD_BYTES:
                 raise ProtocolError("the head is too large")
-            if end < 0:
+            if not end:
                 self._head_bytes = data
                 return
-            head = parse_head(data[:end])
-            data = data[end + 4 :]
+            head = parse_head(text)
             if head is not None:
                 break
-        self._begin_body(head, data)
+            data = rest
+        self._begin_body(head, rest)
 
     def _begin_body(self, head: ReplyHead, rest: bytes) -> None:
         self._reusable = head.reusable
         if head.chunked:
             self._phase = _CHUNKED
-            self._chunks = ChunkFollower()
+            self._rest = rest
         elif head.length_bytes is None:
             self._phase = _UNTIL_CLOSE
         else:
@@ -263,7 +289,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.on_head(head)
         if self._phase == _COUNTED:
             self._feed_counted(rest)
-        elif rest:
+            return
+        if head.chunked:
+            rest, self._rest = self._rest, b""
+        if rest:
             self.data_received(rest)
 
     def _feed_counted(self, data: bytes) -> None:
@@ -287,6 +316,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._close()
             sink.on_end()
             return
+        # Not when the next reply begins, which somebody waits for.
+        self._chunks = ChunkFollower()
         # A client that stalled may have paused us at the very end.
         self.resume_reading()
         self._on_free(self)

@@ -85,11 +85,9 @@ class JsonObject:
         members: In the order of the text, those with one name included.
         start: Place of the opening brace.
         end: Place after the closing brace.
-        odd: A name stands twice, or two names are equal without regard to case: which one Ollama takes depends on the
-            names it knows.
     """
 
-    __slots__ = ("_clean", "_last", "end", "members", "odd", "start", "text")
+    __slots__ = ("_clean", "_last", "end", "members", "start", "text")
 
     def __init__(self, text: str, start: int, end: int, members: list[Member], clean: bool) -> None:
         self.text = text
@@ -98,10 +96,14 @@ class JsonObject:
         self.members = members
         self._clean = clean
         self._last = {member.name: member for member in members}
-        self.odd = len({name.casefold() for name in self._last}) != len(members)
 
     def __repr__(self) -> str:
         return f"<JsonObject {len(self.members)} members, {self.end - self.start} characters>"
+
+    @property
+    def odd(self) -> bool:
+        """A name stands twice, or two are equal without regard to case: which one Ollama takes, its names decide."""
+        return len({name.casefold() for name in self._last}) != len(self.members)
 
     def __contains__(self, name: object) -> bool:
         return name in self._last
@@ -124,6 +126,15 @@ class JsonObject:
         member = self._last.get(name)
         return "" if member is None else self.text[member.start : member.end]
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Where the value of the last member with this name stands in the text.
+
+        Raises:
+            KeyError: There is none.
+        """
+        member = self._last[name]
+        return member.start, member.end
+
     def odd_for(self, known: frozenset[str]) -> bool:
         """Whether Ollama could read another member than :meth:`get` answers.
 
@@ -132,9 +143,10 @@ class JsonObject:
         """
         # ``casefold`` folds more than Go's simple folding ("ß" is "ss"): it may call a body odd that is not, never
         # the other way round.
-        if self.odd or known.issuperset(self._last):
-            return self.odd
-        return any(name not in known and name.casefold() in known for name in self._last)
+        if known.issuperset(self._last):
+            # Known names differ by more than case.
+            return len(self._last) != len(self.members)
+        return self.odd or any(name not in known and name.casefold() in known for name in self._last)
 
 
 def read_object(body: bytes) -> JsonObject | None:
@@ -156,6 +168,20 @@ def read_text(text: str, *, exact: bool = False) -> JsonObject | None:
     """Like :func:`read_object`, for a text. ``exact``: it is known to hold no surrogates."""
     start = _SPACE.match(text).end()  # type: ignore[union-attr]  # matches the empty text
     return _read(text, start, clean=exact and _ESCAPED_SURROGATE.search(text) is None)
+
+
+def read_value(data: bytes) -> Any:
+    """Read what is exactly one JSON value, with nothing around it; for its kind, not for what it says.
+
+    Returns:
+        The value, or :data:`MISSING` where it is none, something stands beside it, or it could not be decoded.
+    """
+    try:
+        text = data.decode()
+        value, end = _value(text, 0, True)
+    except (ValueError, StopIteration):
+        return MISSING
+    return value if end == len(text) and value is not UNREAD else MISSING
 
 
 def read_nested(obj: JsonObject, name: str) -> JsonObject | None:

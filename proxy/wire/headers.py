@@ -156,10 +156,14 @@ def valid_request_id(value: bytes | None) -> bool:
 
 def encode(start_line: bytes, fields: Iterable[Field]) -> bytes:
     """A message head, with its closing blank line."""
-    parts = [start_line]
+    return b"%b%b\r\n\r\n" % (start_line, encode_fields(fields))
+
+
+def encode_fields(fields: Iterable[Field]) -> bytes:
+    """Fields of a head, each with a line end before it."""
+    parts: list[bytes] = []
     for name, value in fields:
         parts += (b"\r\n", name, b": ", value)
-    parts.append(b"\r\n\r\n")
     return b"".join(parts)
 
 

@@ -17,7 +17,7 @@ def test_every_header_of_our_own_is_documented() -> None:
 def test_the_way_of_a_request_is_told_in_the_order_in_which_it_is_gone() -> None:
     (drawing,) = re.findall(r"```\n(socket.*?)```", PAGE, re.DOTALL)
     stations = re.findall(r"proxy/([\w/]+)\.py", drawing)
-    assert stations[0] == "server/listen"
+    assert stations[0] == "server/connection"
     assert stations[-1] == "observe/observer"
     assert all((ROOT / "proxy" / f"{station}.py").exists() for station in stations)
 

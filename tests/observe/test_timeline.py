@@ -111,17 +111,17 @@ def test_a_start_is_cold_after_a_load_and_unknown_where_nothing_tells(marks: dic
 def test_server_timing_tells_what_is_known_when_the_head_is_sent() -> None:
     t = timeline(sent=100.004, upstream_head=100.1, queue_s=0.001, load_wait_s=0.002)
 
-    assert server_timing(t) == "queue;dur=1.000, load;dur=2.000, upstream;dur=96.000, proxy;dur=1.000"
+    assert server_timing(t) == b"queue;dur=1.000, load;dur=2.000, upstream;dur=96.000, proxy;dur=1.000"
 
 
 def test_server_timing_of_an_assembled_reply_has_all_parts() -> None:
     t = timeline(sent=100.5, upstream_head=100.5, first_token=102.0, load_duration_s=0.25, prompt_eval_duration_s=1.0)
 
     assert server_timing(t) == (
-        "queue;dur=0.000, load;dur=250.000, prompt;dur=1000.000, proxy;dur=500.000, other;dur=250.000, "
-        "ttft;dur=2000.000"
+        b"queue;dur=0.000, load;dur=250.000, prompt;dur=1000.000, proxy;dur=500.000, other;dur=250.000, "
+        b"ttft;dur=2000.000"
     )
 
 
 def test_server_timing_of_what_was_never_sent_is_empty() -> None:
-    assert server_timing(timeline()) == ""
+    assert server_timing(timeline()) == b""

@@ -41,6 +41,11 @@ class Client:
     def __init__(self) -> None:
         self.wire = Wire()
         self.transport: asyncio.Transport | None = self.wire
+        self.task: asyncio.Task[None] | None = None
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
 
 
 def make(*, is_http11: bool = True, is_head: bool = False, close: bool = False) -> tuple[ClientReply, Client]:

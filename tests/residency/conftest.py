@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.observe.metrics import Metrics
 from proxy.residency.catalogue import Catalogue
-from proxy.residency.service import Prepared, Residency
+from proxy.residency.service import Residency
 from proxy.settings import Settings
 from proxy.simulator import SimulatedOllama, build_profile
 from proxy.upstream.ollama import Answer, Ollama
-from proxy.wire.gojson import read_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from proxy.residency.prepared import Prepared
 
 MB = 10**6
 TEMPLATE = "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
@@ -94,8 +94,7 @@ class Scene:
     async def prepare(self, name: str, options: dict[str, Any] | None = None, **more: Any) -> Prepared:
         facts = await self.catalogue.facts(name)
         assert facts is not None
-        asked = read_object(json.dumps(options).encode()) if options is not None else None
-        return await self.residency.prepare(facts, asked, **more)
+        return await self.residency.prepare(facts, options, **more)
 
     async def chat(self, name: str, options: dict[str, Any] | None = None, **more: Any) -> Answer:
         """What the relay does with one chat."""

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http1 import LAST_CHUNK, ChunkFollower, ProtocolError, chunk, parse_head
+from proxy.wire.http1 import (
+    LAST_CHUNK,
+    ChunkFollower,
+    MouldedFields,
+    ProtocolError,
+    ReplyHead,
+    chunk,
+    parse_head,
+    whole_chunk,
+)
 
 
 def feed_all(follower: ChunkFollower, pieces: list[bytes]) -> tuple[bytes, bytes]:
@@ -99,7 +108,178 @@ class TestHead:
             parse_head(b"HTTP/1.1 200 OK\r\n" + head)
 
 
+DATES = (b"Mon, 21 Sep 2026 16:40:11 GMT", b"Tue, 22 Sep 2026 00:00:00 GMT")
+NO_DATES = (
+    b"",
+    b"x",
+    b"Mon, 21 Sep 2026 16:40:11 CET",
+    b"Mon, 21 Sep 2026 16:40:11 GMTx",
+    b"Mon, 21 Sep 2026 16:40:11 GMT ",
+    b" Mon, 21 Sep 2026 16:40:11 GMT",
+    b"Mon, 21 Sep 2026 16:40:1\x00 GMT",
+    b"Monday, 21-Sep-26 16:40:11 GMT",
+    b"Mon Sep 21 16:40:11 2026",
+)
+STATUS_LINES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.0 200",
+        b"HTTP/1.1 404 Not Found",
+        b"HTTP/1.1 103 E",
+        b"HTTP/1.1 101 S",
+        b"HTTP/2 200",
+    ]
+)
+LINES = st.sampled_from(
+    [
+        b"Content-Type: application/x-ndjson",
+        b"content-type: text/event-stream; charset=utf-8",
+        b"Content-Length: 5",
+        b"Content-Length: 6",
+        b"Content-Length: x",
+        b"Transfer-Encoding: chunked",
+        b"Transfer-Encoding: gzip",
+        b"Connection: close",
+        b"Connection: Date",
+        b"Vary: Origin",
+        b"X-Other: a\x00b",
+        b"no colon",
+        b"X-Empty:",
+        b"X-Date: Mon, 21 Sep 2026 16:40:11 GMT",
+        b"SET-cookie: a=b",
+        b"X-Long: " + b"x" * 1024,
+    ]
+)
+DATE_LINES = st.builds(lambda value: b"Date: " + value, st.sampled_from((*DATES, *NO_DATES)) | st.binary(max_size=40))
+
+
+def outcome(head: bytes) -> ReplyHead | str | None:
+    """What becomes of a head, its fields in a plain tuple, or what is said about it."""
+    try:
+        parsed = parse_head(head)
+    except ProtocolError as error:
+        return str(error)
+    return None if parsed is None else parsed._replace(fields=tuple(parsed.fields))
+
+
+def spelt_differently(head: bytes) -> bytes:
+    """The same head, in which no date is ever taken out: its field's name is spelt in another way."""
+    return head.replace(b"\r\nDate: ", b"\r\nDATE: ")
+
+
+class TestRememberedHeads:
+    @given(STATUS_LINES, st.lists(LINES | DATE_LINES, max_size=6))
+    def test_a_head_is_read_as_it_would_be_without_a_memory(self, status_line: bytes, lines: list[bytes]) -> None:
+        head = b"\r\n".join([status_line, *lines])
+        expected = outcome(spelt_differently(head))
+        if isinstance(expected, ReplyHead):
+            names = {b"DATE": b"Date"}
+            expected = expected._replace(
+                fields=tuple((names.get(name, name), value) for name, value in expected.fields)
+            )
+        assert outcome(head) == expected
+        assert outcome(head) == expected
+
+    @given(st.binary(max_size=60), st.sampled_from(DATES), st.binary(max_size=60))
+    def test_whatever_stands_around_a_date_is_looked_at(self, before: bytes, date: bytes, after: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nX: " + before + b"\r\nDate: " + date + after
+        expected = outcome(spelt_differently(head))
+        if isinstance(expected, ReplyHead):
+            assert isinstance(outcome(head), ReplyHead)
+            assert [value for _, value in parsed(head).fields] == [value for _, value in expected.fields]
+        else:
+            assert outcome(head) == expected
+
+    def test_heads_that_differ_in_their_date_alone_share_a_mould_and_keep_their_dates(self) -> None:
+        heads = [parsed(b"HTTP/1.1 200 OK\r\nX: 1\r\nDate: %b\r\nContent-Length: 2" % date) for date in DATES]
+        assert [head.fields[1] for head in heads] == [(b"Date", date) for date in DATES]
+        assert mould_of(heads[0]) is mould_of(heads[1])
+        others = (
+            b"HTTP/1.1 200 OK\r\nX: 1\r\nDate: %b\r\nContent-Length: 3",
+            b"HTTP/1.1 200 OK\r\nDate: %b\r\nX: 1\r\nContent-Length: 2",
+            b"HTTP/1.1 201 OK\r\nX: 1\r\nDate: %b\r\nContent-Length: 2",
+        )
+        assert len({mould_of(parsed(other % DATES[0])) for other in others} | {mould_of(heads[0])}) == 4
+
+    def test_only_the_first_of_two_dates_is_taken_out_wherever_they_stand(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nDate: %b\r\nDate: \r\nContent-Length: 2"
+        assert [value for _, value in parsed(head % DATES[0]).fields] == [DATES[0], b"", b"2"]
+        # The bytes around its date are those of the other one.
+        head = b"HTTP/1.1 200 OK\r\nDate: \r\nDate: %b\r\nContent-Length: 2"
+        assert [value for _, value in parsed(head % DATES[0]).fields] == [b"", DATES[0], b"2"]
+
+    @pytest.mark.parametrize("date", NO_DATES)
+    def test_what_is_no_date_of_the_usual_shape_is_not_taken_out(self, date: bytes) -> None:
+        head = outcome(b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: 2" % date)
+        if isinstance(head, ReplyHead):
+            fields = parsed(b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: 2" % date).fields
+            assert (type(fields), fields[0]) == (tuple, (b"Date", date.strip()))
+
+    @pytest.mark.parametrize("line", [b"Set-Cookie: a=b", b"sEt-cOOkie: a=b", b"X: " + b"x" * 1024])
+    def test_heads_with_a_cookie_and_long_ones_are_not_remembered(self, line: bytes) -> None:
+        for lines in ((line, b"Date: " + DATES[0]), (b"Date: " + DATES[0], line)):
+            head = parsed(b"\r\n".join((b"HTTP/1.1 200 OK", *lines)))
+            assert type(head.fields) is tuple
+
+    def test_an_upstream_cannot_fill_the_memory(self) -> None:
+        first = parsed(b"HTTP/1.1 200 OK\r\nDate: %b\r\nX: first" % DATES[0])
+        for number in range(1000):
+            parsed(b"HTTP/1.1 200 OK\r\nDate: %b\r\nX: %d" % (DATES[0], number))
+        again = parsed(b"HTTP/1.1 200 OK\r\nDate: %b\r\nX: first" % DATES[0])
+        assert again == first
+        assert mould_of(again) is not mould_of(first)
+
+    def test_a_head_that_is_made_of_another_one_has_no_mould(self) -> None:
+        head = parsed(b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: 2" % DATES[0])
+        made = head._replace(fields=(*head.fields, (b"Age", b"1")))
+        assert not isinstance(made.fields, MouldedFields)
+
+    @given(st.integers(min_value=-5, max_value=4), st.slices(4))
+    def test_its_fields_are_a_sequence_like_any_other(self, index: int, places: slice) -> None:
+        fields = parsed(b"HTTP/1.1 200 OK\r\nX: 1\r\nDate: %b\r\nX: 2\r\nY: 3" % DATES[0]).fields
+        plain = ((b"X", b"1"), (b"Date", DATES[0]), (b"X", b"2"), (b"Y", b"3"))
+        assert isinstance(fields, MouldedFields)
+        assert (len(fields), list(fields), fields, hash(fields), repr(fields)) == (
+            len(plain),
+            list(plain),
+            plain,
+            hash(plain),
+            repr(plain),
+        )
+        assert fields != plain[:3]
+        assert fields[places] == plain[places]
+        if -len(plain) <= index < len(plain):
+            assert fields[index] == plain[index]
+        else:
+            with pytest.raises(IndexError):
+                fields[index]
+
+
+def parsed(head: bytes) -> ReplyHead:
+    found = parse_head(head)
+    assert found is not None
+    return found
+
+
+def mould_of(head: ReplyHead) -> object:
+    assert isinstance(head.fields, MouldedFields)
+    return head.fields.mould
+
+
 class TestChunks:
+    @given(st.binary(max_size=1100))
+    def test_a_whole_chunk_is_known_at_sight(self, payload: bytes) -> None:
+        expected = payload if 0 < len(payload) < 1024 else b""
+        assert whole_chunk(chunk(payload)) == expected
+        for more in (b"0", b"\r\n", LAST_CHUNK):
+            assert whole_chunk(chunk(payload) + more) == b""
+        assert whole_chunk(chunk(payload)[:-1]) == b""
+
+    @given(st.binary(max_size=20) | st.builds(lambda size, data: size + data, st.sampled_from([b"2\r\n"]), st.binary()))
+    def test_nothing_else_is_taken_for_a_whole_chunk(self, data: bytes) -> None:
+        payload = whole_chunk(data)
+        assert not payload or chunk(payload) == data
+
     @given(
         st.lists(st.binary(min_size=1, max_size=40), max_size=8),
         st.lists(st.integers(min_value=0, max_value=10_000), max_size=30),

@@ -15,6 +15,7 @@ from proxy.bench.own.standin import MODEL, TOKENS
 from proxy.wire.http1 import ChunkFollower, ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 _TIMEOUT_S: Final = 20.0
@@ -25,25 +26,26 @@ _OPENING_AT_ONCE: Final = 50
 
 # The client asks for options of its own and for a short stay, so that a proxy that unifies those has to do it.
 _ASKED: Final = {"options": {"temperature": 0.2, "num_ctx": 2048}, "keep_alive": "5m"}
-_QUESTION: Final = "Why is the sky blue? Answer in one sentence."
-BODIES: Final = {
-    "/api/chat": {"model": MODEL, "messages": [{"role": "user", "content": _QUESTION}], **_ASKED},
-    "/api/generate": {"model": MODEL, "prompt": _QUESTION, **_ASKED},
-}
+# As many different prompts, so that nothing of a proxy's can live on the last one.
+PROMPTS: Final = 50
 
 
 class LoadError(Exception):
     """A call was not answered as the stand-in answers."""
 
 
-def request(path: str, pace: str) -> bytes:
+def request(path: str, pace: str, number: int = 0) -> bytes:
     """The bytes of one call.
 
     Args:
         path: ``/api/chat`` or ``/api/generate``.
         pace: How the stand-in is to answer: burst, paced or idle.
+        number: Which prompt; they differ in text and length, by up to 50 digits.
     """
-    body = json.dumps(BODIES[path]).encode()
+    number %= PROMPTS
+    prompt = f"Why is the sky blue over {number * '1'} places? Answer in {number + 1} sentences."
+    asks = {"prompt": prompt} if path == "/api/generate" else {"messages": [{"role": "user", "content": prompt}]}
+    body = json.dumps({"model": MODEL, **asks, **_ASKED}).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:11434\r\nUser-Agent: bench\r\nAccept: application/json\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nX-Stand-In: {pace}\r\n\r\n"
@@ -162,11 +164,11 @@ class Streams:
         for client in self._clients:
             client.close()
 
-    async def read_replies(self, call: bytes, replies: int, spread_s: float) -> int:
+    async def read_replies(self, calls: Sequence[bytes], replies: int, spread_s: float) -> int:
         """Each client reads so many replies, one after the other.
 
         Args:
-            call: What each sends.
+            calls: What they send: each client begins with another one, and goes on with the next.
             replies: How many each reads.
             spread_s: The time over which the clients begin, evenly; they stay apart by as much.
 
@@ -177,13 +179,13 @@ class Streams:
             LoadError: A reply was not the stand-in's.
         """
 
-        async def read(client: _Client, delay_s: float) -> None:
-            await asyncio.sleep(delay_s)
-            for _ in range(replies):
-                await client.ask(call, whole=True)
+        async def read(client: _Client, number: int) -> None:
+            await asyncio.sleep(spread_s * number / self._count)
+            for reply in range(replies):
+                await client.ask(calls[(number + reply) % len(calls)], whole=True)
 
         async with asyncio.timeout(_TIMEOUT_S * replies):
-            await _all([read(client, spread_s * i / self._count) for i, client in enumerate(self._clients)])
+            await _all([read(client, number) for number, client in enumerate(self._clients)])
         return self._count * replies * TOKENS
 
     async def begin(self, call: bytes) -> None:

@@ -24,7 +24,7 @@ import uvloop
 from proxy.bench.children import ChildError, pinned, processors
 from proxy.bench.collector import without_collections
 from proxy.bench.own.figures import DIRECT, figures_table
-from proxy.bench.own.load import Caller, LoadError, Streams, request
+from proxy.bench.own.load import PROMPTS, Caller, LoadError, Streams, request
 from proxy.bench.own.output import tell, write
 from proxy.bench.own.proc import cpu_s, rss_kib
 from proxy.bench.own.samples import KINDS, QUICK, Extent, Samples
@@ -74,11 +74,11 @@ async def _take_first_tokens(ways: Sequence[Way], calls: int, samples: Samples) 
     with contextlib.ExitStack() as stack:
         callers = {way.name: stack.enter_context(contextlib.closing(Caller(way.port))) for way in ways}
         for kind in KINDS:
-            call = request(kind, "burst")
             for caller in callers.values():
                 # Not counted: it opens the connection behind.
-                caller.first_token_s(call)
-            for _ in range(calls):
+                caller.first_token_s(request(kind, "burst"))
+            for number in range(calls):
+                call = request(kind, "burst", number)
                 for name, caller in callers.items():
                     samples.first_token_s.setdefault((kind, name), []).append(caller.first_token_s(call))
                 # A Ctrl-C is heard here.
@@ -88,7 +88,8 @@ async def _take_first_tokens(ways: Sequence[Way], calls: int, samples: Samples) 
 async def _take_cpu(way: Way, kind: str, extent: Extent, samples: Samples) -> None:
     async with Streams(way.port, extent.streams) as streams:
         before_s = cpu_s(way.pids)
-        tokens = await streams.read_replies(request(kind, "paced"), extent.replies, PACE_S)
+        calls = [request(kind, "paced", number) for number in range(PROMPTS)]
+        tokens = await streams.read_replies(calls, extent.replies, PACE_S)
         # What is left to do after the last byte belongs to it: log line, metrics.
         await asyncio.sleep(PACE_S)
         spent_s = cpu_s(way.pids) - before_s

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.bench.children import free_port
-from proxy.bench.own.load import BODIES, LoadError, Streams, check, fetch, request
+from proxy.bench.own.load import LoadError, Streams, check, fetch, request
 from proxy.bench.own.standin import NUM_CTX, TOKENS, Answers, serve, stream
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_a_stream_is_one_line_in_one_chunk_for_each_token_and_the_final_record(p
 
 def test_what_is_no_stream_is_told_from_the_body() -> None:
     answers = Answers()
-    assert answers.whole("/api/chat", json.dumps(BODIES["/api/chat"]).encode()) is None
+    assert answers.whole("/api/chat", request("/api/chat", "burst").partition(b"\r\n\r\n")[2]) is None
     loaded = answers.whole("/api/generate", b'{"model":"standin"}')
     rendered = answers.whole("/api/generate", b'{"prompt":"x","_debug_render_only":true}')
     assert loaded is not None
@@ -62,7 +62,8 @@ async def test_it_lists_its_model_as_loaded(port: int) -> None:
 @pytest.mark.parametrize("pace", ["burst", "paced"])
 async def test_clients_read_whole_replies_on_one_connection(port: int, pace: str) -> None:
     async with Streams(port, 3) as streams:
-        assert await streams.read_replies(request("/api/chat", pace), 2, 0) == 6 * TOKENS
+        calls = [request("/api/chat", pace, number) for number in range(3)]
+        assert await streams.read_replies(calls, 2, 0) == 6 * TOKENS
     assert (await fetch(port, "/asked"))[1]["/api/chat"] == 6
 
 
