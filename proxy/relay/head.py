@@ -68,7 +68,7 @@ class RequestHead:
 
     method: str
     path: str
-    fields: Sequence[Field]
+    fields: Sequence[Field] = field(repr=False)
     names: Names
     route: Route
     authority: str | None
@@ -79,8 +79,8 @@ class RequestHead:
     request_id: str
     trace_id: str
     unfit: PilotlightError | None
-    grant: Grant | None = None
-    sent_on: SentOn | None = None
+    grant: Grant | None = field(default=None, repr=False)
+    sent_on: SentOn | None = field(default=None, repr=False)
     shapes: Shapes = field(default_factory=Shapes)
 
     @property

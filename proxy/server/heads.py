@@ -100,9 +100,9 @@ class Heads:
 
     def remember(self, measured: Measured, head: RequestHead) -> None:
         """Serve the same head with this, from now on."""
-        if len(self._known) >= _MOST:
-            del self._known[next(iter(self._known))]
         key = measured.key
+        if key not in self._known and len(self._known) >= _MOST:
+            del self._known[next(iter(self._known))]
         self._known[key] = Known(key[: measured.length_at], key[measured.length_at :] + _END, head)
 
 
