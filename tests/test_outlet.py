@@ -9,7 +9,7 @@ import random
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import uvloop
@@ -36,9 +36,9 @@ class Writing(asyncio.Protocol):
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.outlet = Outlet(transport)
+        # uvloop's transports are none of asyncio's classes.
+        self.transport = cast("asyncio.Transport", transport)
+        self.outlet = Outlet(self.transport)
 
     def pause_writing(self) -> None:
         self.pauses.append(True)
@@ -174,6 +174,9 @@ def test_nothing_is_written_to_who_has_the_descriptor_next(
     make_loop: Callable[[], asyncio.AbstractEventLoop], how: str
 ) -> None:
     async def main() -> None:
+        # Before the connection, so that neither end gets its number.
+        reading, other = os.pipe()
+        os.set_blocking(reading, False)
         async with connected() as (writing, _):
             descriptor = writing.transport.get_extra_info("socket").fileno()
             getattr(writing.transport, how)()
@@ -182,10 +185,8 @@ def test_nothing_is_written_to_who_has_the_descriptor_next(
                 await writing.lost
             # uvloop closes the socket after it has told of it.
             await until(lambda: not _is_open(descriptor))
-            reading, other = os.pipe()
             os.dup2(other, descriptor)
             try:
-                os.set_blocking(reading, False)
                 writing.outlet.write(b"for another")
                 with pytest.raises(BlockingIOError):
                     os.read(reading, 100)
