@@ -21,15 +21,17 @@ class Outlet:
         transport: The connection's. Where it encrypts, everything goes through it.
     """
 
-    __slots__ = ("_fd", "_is_behind", "_transport")
+    __slots__ = ("_fd", "_is_behind", "_is_uncounted", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         sock = transport.get_extra_info("socket")
         is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
         self._transport = transport
         self._fd: int = sock.fileno() if is_plain else _NO_FD
-        # The transport has something that it has not offered to the kernel yet, and does not count it.
-        self._is_behind = False
+        # The transport was given something, and may have it still.
+        self._is_behind = not is_plain
+        # It was given something that it has not offered to the kernel yet, and does not count it.
+        self._is_uncounted = False
 
     def __repr__(self) -> str:
         return f"<Outlet {self._fd}{', behind' if self._is_behind else ''}>"
@@ -39,10 +41,7 @@ class Outlet:
         transport = self._transport
         if transport.is_closing():
             return
-        if self._fd == _NO_FD:
-            transport.write(data)
-            return
-        if not self._is_behind and not transport.get_write_buffer_size():
+        if not self._is_behind or self._has_caught_up():
             try:
                 sent = os.write(self._fd, data)
             except OSError:
@@ -51,11 +50,17 @@ class Outlet:
             if sent == len(data):
                 return
             data = data[sent:]
-        if not self._is_behind:
             self._is_behind = True
-            asyncio.get_running_loop().call_soon(self._caught_up)
+        if self._fd != _NO_FD and not self._is_uncounted:
+            self._is_uncounted = True
+            asyncio.get_running_loop().call_soon(self._count)
         transport.write(data)
 
-    def _caught_up(self) -> None:
+    def _has_caught_up(self) -> bool:
+        if self._fd != _NO_FD and not self._is_uncounted and not self._transport.get_write_buffer_size():
+            self._is_behind = False
+        return not self._is_behind
+
+    def _count(self) -> None:
         """A new turn of the loop: what the kernel has not taken by now is counted."""
-        self._is_behind = False
+        self._is_uncounted = False

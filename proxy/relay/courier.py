@@ -203,6 +203,9 @@ class Courier:
             # client that leaves cancels it together with us.
             if delivery.flow is not None:
                 delivery.flow.abort()
+                # Each holds the other: so their memory would be had again only when the collector comes by, and the
+                # next request would begin in another one that no cache holds.
+                delivery.flow = None
         self._note_failure(call, delivery)
         return delivery
 

@@ -17,7 +17,7 @@ from proxy.errors import PilotlightError, UpstreamBroken
 from proxy.observe.final import TAIL_BYTES, FinalRecord, read_final
 from proxy.observe.first_token import ANSWER, TOKEN, FirstToken
 from proxy.observe.timeline import REUSED_CACHE, Outcome, Timeline, outcome_of, server_timing
-from proxy.relay.lane import fast_lane
+from proxy.relay.lane import FastLane
 from proxy.relay.reply import with_type
 from proxy.upstream.exchange import CUT_MESSAGE
 from proxy.wire.headers import LENGTH, Field, end_to_end
@@ -110,6 +110,7 @@ class Delivery:
         self._is_stream = False
         self._times: list[float] = []
         self._kept: list[bytes] = []
+        self._passed: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self.is_over = False
@@ -143,6 +144,8 @@ class Delivery:
         if self._holding is not None:
             self._hold(self._holding, payload)
             return
+        if self._passed:
+            self._unpack()
         if self._seeks_tokens:
             self._deliver_seeking(raw, payload)
         elif self._lines is None:
@@ -156,6 +159,7 @@ class Delivery:
             self.settle()
 
     def on_end(self) -> None:
+        self._unpack()
         if self._holding is not None:
             held = Held(self._holding.head, b"".join(self._holding.pieces))
             if self._holds(held.head):
@@ -169,6 +173,7 @@ class Delivery:
     def on_failure(self, error: PilotlightError) -> None:
         self.error = error
         self._holding = None
+        self._unpack()
         if self._reply.started:
             self._cut(error)
         self._finish()
@@ -189,14 +194,23 @@ class Delivery:
         times, timeline = self._times, self._timeline
         if not times:
             return
+        self._unpack()
         # The pace of a kept answer is none of Ollama's.
         if self._is_stream and timeline.reused != REUSED_CACHE and (timeline.chunks or len(times) > 1):
             self._on_gaps(times, timeline.last_token if timeline.chunks else None)
         timeline.chunks += len(times)
         timeline.last_token = self._settled_at = times[-1]
         times.clear()
-        # In place, because the fast lane has it too.
         self._kept[:] = [b"".join(self._kept)[-TAIL_BYTES:]]
+
+    def _unpack(self) -> None:
+        """Take in what went by the fast lane, chunks as they came."""
+        passed = self._passed
+        if passed:
+            payloads = [data[data.index(b"\n") + 1 : -2] for data in passed]
+            passed.clear()
+            self._reply.note_sent(payloads)
+            self._kept += payloads
 
     def on_writable(self, writable: bool) -> None:
         """The client's write buffer fell below its mark, or rose above it."""
@@ -325,15 +339,8 @@ class Delivery:
     def _open_fast_lane(self) -> None:
         if self._lines is not None or self.flow is None or not self._reply.passes_chunks:
             return
-        lane = fast_lane(
-            self._reply,
-            self._times,
-            self._kept,
-            clock=self._clock,
-            settle=self.settle,
-            most=_MOST_NOTED,
-        )
-        self.flow.take_whole_chunks(self, lane)
+        lane = FastLane(self._reply.send, self._clock, self._times, self._passed, self.settle, _MOST_NOTED)
+        self.flow.take_whole_chunks(self, lane.take)
 
     # --- ending
 

@@ -3,60 +3,64 @@
 Once a reply that is passed on as it came has shown its first token, there is nothing left to decide about a piece that
 is one whole chunk. On the usual way it goes through five objects of four layers; between two tokens other programs have
 had the processor, and finding all those in memory again takes longer than what they do. The lane has only what it needs
-at hand. Whatever is not one whole chunk it leaves to the usual way, which is also told of everything.
+at hand, and takes nothing apart. Whatever is not one whole chunk it leaves to the usual way, which is also told of
+everything.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.observe.final import TAIL_BYTES
-from proxy.wire.http1 import CHUNK_SIZES
+from proxy.wire.http1 import CHUNK_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.reply import ClientReply
+_LENGTHS = len(CHUNK_STARTS)
 
 
-def fast_lane(
-    reply: ClientReply,
-    times: list[float],
-    kept: list[bytes],
-    *,
-    clock: Callable[[], float],
-    settle: Callable[[], None],
-    most: int,
-) -> Callable[[bytes], bool]:
-    """Build the lane of one reply.
+class FastLane:
+    """The lane of one reply, whose head is out and whose body is chunked.
 
     Args:
-        reply: Its head is out, its body is chunked; told of each piece.
-        times: Gets the time of each piece.
-        kept: Gets each piece, without framing.
+        write: To the client.
         clock: Monotonic seconds.
+        times: Gets the time of each piece.
+        chunks: Gets each piece, with its framing.
         settle: Empties both lists.
         most: How long they may become.
-
-    Returns:
-        Takes what was read between two chunks; False: it is not one whole chunk, and nothing was done.
     """
-    write, sizes = reply.send, CHUNK_SIZES
-    note_time, note_piece = times.append, kept.append
 
-    def take(data: bytes) -> bool:
-        end = data.find(b"\r\n", 0, 6)
-        size = sizes.get(data[:end]) if end > 0 else None
-        if size is None or size + end + 4 != len(data) or size > TAIL_BYTES or data[-2:] != b"\r\n":
+    __slots__ = ("_chunks", "_clock", "_most", "_settle", "_times", "_write")
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        clock: Callable[[], float],
+        times: list[float],
+        chunks: list[bytes],
+        settle: Callable[[], None],
+        most: int,
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._times = times
+        self._chunks = chunks
+        self._settle = settle
+        self._most = most
+
+    def __repr__(self) -> str:
+        return f"<FastLane {len(self._times)} noted>"
+
+    def take(self, data: bytes) -> bool:
+        """Take what was read between two chunks; False: it is not one whole chunk, and nothing was done."""
+        size = len(data)
+        if size >= _LENGTHS or not data.startswith(CHUNK_STARTS[size]) or data[-2:] != b"\r\n":
             return False
-        write(data)
-        payload = data[end + 2 : -2]
-        reply.body_bytes += size
-        reply.last_piece = payload
-        note_time(clock())
-        note_piece(payload)
-        if len(times) >= most:
-            settle()
+        self._write(data)
+        times = self._times
+        times.append(self._clock())
+        self._chunks.append(data)
+        if len(times) >= self._most:
+            self._settle()
         return True
-
-    return take

@@ -132,6 +132,8 @@ class Relay:
             self.active.discard(call)
             if not self.active:
                 self._emptied.set()
+            # A task that was cancelled keeps its frames, and they this call.
+            call.task = None
             timeline.bytes_out = call.reply.body_bytes
             timeline.finished = self._clock()
             self._observer.finish(timeline)

@@ -199,6 +199,13 @@ class ClientReply:
             self.unsent = b""
         self._connection.write(data)
 
+    def note_sent(self, payloads: Sequence[bytes]) -> None:
+        """Some pieces went out past this."""
+        for payload in payloads:
+            size = len(payload)
+            self.body_bytes += size
+            self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
+
     def end(self) -> None:
         """The body is complete."""
         self.ended = True

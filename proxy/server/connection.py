@@ -264,6 +264,7 @@ class Connection(BaseProtocol):
                 is_kept = await self._read_on(received.body) and is_kept
         finally:
             self.task = self.head_received = None
+            self._body = EMPTY_PAYLOAD
             if is_kept and not self.is_lost:
                 self._go_on()
             elif self.transport is not None:
@@ -342,6 +343,7 @@ class Connection(BaseProtocol):
         self._waiting.clear()
         super().connection_lost(exc)
         self._parser = None
+        self.write = _nowhere
         self._is_deaf = True
         if self.task is not None:
             if not self._body.is_eof() and not isinstance(self._body, WholeBody):
@@ -386,7 +388,7 @@ class Connection(BaseProtocol):
 
 
 def _nowhere(data: bytes) -> None:
-    """There is no connection yet."""
+    """There is no connection yet, or none any more."""
 
 
 def _head_of(message: RawRequestMessage) -> RequestHead:

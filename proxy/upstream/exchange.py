@@ -122,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_keeps_length",
         "_lane",
+        "_lane_of_reply",
         "_on_closed",
         "_on_free",
         "_phase",
@@ -145,7 +146,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._write: Callable[[bytes], None]
         self._sink: Sink | None = None
+        # Set between two chunks only.
         self._lane: Callable[[bytes], bool] | None = None
+        self._lane_of_reply: Callable[[bytes], bool] | None = None
         self._phase = _IDLE
         self._head_bytes = b""
         # Chunks that came with the head, while the sink is told of that.
@@ -179,7 +182,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is None or self._phase != _IDLE:
             raise RuntimeError(f"{self!r} cannot take a request")
         self._sink = sink
-        self._lane = None
+        self._lane = self._lane_of_reply = None
         self._phase = _HEAD
         self._head_bytes = b""
         self._has_answered = False
@@ -191,7 +194,11 @@ class UpstreamConnection(asyncio.Protocol):
 
         So what came with the head is offered at once.
         """
-        self._lane = lane
+        if self._phase != _CHUNKED:
+            return
+        self._lane_of_reply = lane
+        if self._chunks.is_between_chunks:
+            self._lane = lane
         # Nobody is offered it twice, whatever is called from within the lane.
         rest, self._rest = self._rest, b""
         if rest and not lane(rest):
@@ -199,7 +206,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the exchange by closing the connection: the only way to tell Ollama to stop (server/routes.go)."""
-        self._sink = self._lane = None
+        self._sink = self._lane = self._lane_of_reply = None
         self._close()
 
     def pause_reading(self) -> None:
@@ -216,16 +223,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._write = Outlet(self._transport).write
 
     def data_received(self, data: bytes) -> None:
+        lane = self._lane
+        if lane is not None and lane(data):
+            return
         phase = self._phase
         try:
             if phase == _CHUNKED:
                 chunks = self._chunks
-                lane = self._lane
-                if lane is not None and chunks.is_between_chunks and lane(data):
-                    return
                 raw, payload = chunks.feed(data)
                 if raw and self._sink is not None:
                     self._sink.on_body(raw, payload)
+                self._lane = self._lane_of_reply if chunks.is_between_chunks else None
                 if chunks.done:
                     self._finish(chunks.surplus)
             elif phase == _HEAD:
@@ -246,7 +254,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         phase, self._phase = self._phase, _CLOSED
-        sink, self._sink, self._lane = self._sink, None, None
+        sink, self._sink = self._sink, None
+        self._lane = self._lane_of_reply = None
         self._transport = None
         if sink is not None:
             if phase == _UNTIL_CLOSE and exc is None:
@@ -308,7 +317,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.on_body(raw, payload)
 
     def _finish(self, surplus: bytes) -> None:
-        sink, self._sink, self._lane = self._sink, None, None
+        sink, self._sink = self._sink, None
+        self._lane = self._lane_of_reply = None
         if sink is None:
             return
         self._phase = _IDLE
@@ -324,7 +334,8 @@ class UpstreamConnection(asyncio.Protocol):
         sink.on_end()
 
     def _fail(self, error: PilotlightError) -> None:
-        sink, self._sink, self._lane = self._sink, None, None
+        sink, self._sink = self._sink, None
+        self._lane = self._lane_of_reply = None
         self._close()
         if sink is not None:
             sink.on_failure(error)

@@ -36,8 +36,8 @@ _DATE_BYTES: Final = len(_SOME_DATE)
 # What an upstream may make us remember of heads is this much, times the number.
 _REMEMBERED_BYTES: Final = 1024
 _REMEMBERED: Final = 64
-CHUNK_SIZES: Final = {b"%x" % size: size for size in range(1, 1024)}
-"""Size lines in the plain spelling, by which nearly every token's chunk is known with one look-up."""
+# Payloads of chunks that are known at sight.
+_MOST_PLAIN_BYTES: Final = 1023
 
 
 class ProtocolError(Exception):
@@ -373,10 +373,10 @@ class ChunkFollower:
 
 def whole_chunk(data: bytes) -> bytes:
     """The payload of what is exactly one chunk, plainly spelt, as nearly every token is; b"" of anything else."""
-    end = data.find(b"\r\n", 0, 10)
-    size = CHUNK_SIZES.get(data[:end]) if end > 0 else None
-    is_whole = size is not None and size + end + 4 == len(data) and data.endswith(b"\r\n")
-    return data[end + 2 : -2] if is_whole else b""
+    size = len(data)
+    if size < len(CHUNK_STARTS) and data.startswith(CHUNK_STARTS[size]) and data[-2:] == b"\r\n":
+        return data[len(CHUNK_STARTS[size]) : -2]
+    return b""
 
 
 def chunk(payload: bytes) -> bytes:
@@ -385,3 +385,13 @@ def chunk(payload: bytes) -> bytes:
 
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def _chunk_starts() -> tuple[bytes, ...]:
+    starts = {size + len(line) + 2: line for size in range(1, _MOST_PLAIN_BYTES + 1) if (line := b"%x\r\n" % size)}
+    return tuple(starts.get(length, b"0" * (length + 1)) for length in range(max(starts) + 1))
+
+
+CHUNK_STARTS: Final = _chunk_starts()
+"""How a whole chunk that is so many bytes long begins in the plain spelling, or something longer where none is: nearly
+every token's chunk is known with one comparison."""
