@@ -25,3 +25,14 @@ def test_a_process_that_is_gone_counts_nothing() -> None:
 def test_a_running_process_has_memory() -> None:
     assert rss_kib([os.getpid()]) > 1000
     assert cpu_s([os.getpid()]) > 0
+
+
+def test_processor_time_is_what_the_process_says_itself() -> None:
+    program = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(time.process_time(), flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        said_s = float(child.stdout.readline())
+        assert 0.25 <= cpu_s([child.pid]) <= said_s + 0.25
+    finally:
+        child.communicate()
