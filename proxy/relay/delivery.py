@@ -205,12 +205,11 @@ class Delivery:
 
     def _unpack(self) -> None:
         """Take in what went by the fast lane, chunks as they came."""
-        passed = self._passed
-        if passed:
-            payloads = [data[data.index(b"\n") + 1 : -2] for data in passed]
-            passed.clear()
-            self._reply.note_sent(payloads)
-            self._kept += payloads
+        for data in self._passed:
+            payload = whole_chunk(data)
+            self._reply.note_sent(payload)
+            self._kept.append(payload)
+        self._passed.clear()
 
     def on_writable(self, writable: bool) -> None:
         """The client's write buffer fell below its mark, or rose above it."""

@@ -190,21 +190,18 @@ class ClientReply:
         """A piece of a chunked body with the framing that it came with."""
         if self._is_head:
             return
-        size = len(payload)
-        self.body_bytes += size
-        self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
+        self.note_sent(payload)
         data = raw if self._chunked else payload
         if self.unsent:
             data = self.unsent + data
             self.unsent = b""
         self._connection.write(data)
 
-    def note_sent(self, payloads: Sequence[bytes]) -> None:
-        """Some pieces went out past this."""
-        for payload in payloads:
-            size = len(payload)
-            self.body_bytes += size
-            self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
+    def note_sent(self, payload: bytes) -> None:
+        """A piece goes out, or went out past this."""
+        size = len(payload)
+        self.body_bytes += size
+        self.last_piece = payload if size > 1 else self.last_piece[-1:] + payload
 
     def end(self) -> None:
         """The body is complete."""

@@ -388,7 +388,8 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def _chunk_starts() -> tuple[bytes, ...]:
-    starts = {size + len(line) + 2: line for size in range(1, _MOST_PLAIN_BYTES + 1) if (line := b"%x\r\n" % size)}
+    size_lines = ((size, b"%x\r\n" % size) for size in range(1, _MOST_PLAIN_BYTES + 1))
+    starts = {len(line) + size + 2: line for size, line in size_lines}
     return tuple(starts.get(length, b"0" * (length + 1)) for length in range(max(starts) + 1))
 
 

@@ -49,15 +49,21 @@ def parsed(data: bytes) -> Parsed | None:
     return asyncio.run(feed())
 
 
-def remembered(data: bytes) -> tuple[Heads, RequestHead | None]:
-    """A memory that was offered one request."""
-    heads, measured, found = Heads(), measure(data), parsed(data)
+def remember(heads: Heads, data: bytes) -> RequestHead | None:
+    """Offer a request to a memory; what it keeps of it."""
+    measured, found = measure(data), parsed(data)
     if measured is None or found is None or len(found.messages) != 1:
-        return heads, None
+        return None
     head = repeatable(data, measured, found.messages[0])
     if head is not None:
         heads.remember(measured, head)
-    return heads, head
+    return head
+
+
+def remembered(data: bytes) -> tuple[Heads, RequestHead | None]:
+    """A memory that was offered one request."""
+    heads = Heads()
+    return heads, remember(heads, data)
 
 
 def recalled(heads: Heads, data: bytes) -> tuple[Known, bytes] | None:
@@ -217,12 +223,7 @@ def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
     heads = Heads()
     data = [request(b"{}", b"X: %d" % number) for number in range(300)]
     for each in data:
-        measured, found = measure(each), parsed(each)
-        assert measured is not None
-        assert found is not None
-        head = repeatable(each, measured, found.messages[0])
-        assert head is not None
-        heads.remember(measured, head)
+        assert remember(heads, each) is not None
     assert len(heads) == 256
     assert [recalled(heads, each) is not None for each in data] == [False] * 44 + [True] * 256
 
@@ -231,12 +232,7 @@ def test_a_head_that_is_remembered_again_drives_out_no_other() -> None:
     heads = Heads()
     data = [request(b"{}", b"X: %d" % number) for number in range(256)]
     for each in (*data, *data):
-        measured, found = measure(each), parsed(each)
-        assert measured is not None
-        assert found is not None
-        head = repeatable(each, measured, found.messages[0])
-        assert head is not None
-        heads.remember(measured, head)
+        assert remember(heads, each) is not None
     assert all(recalled(heads, each) is not None for each in data)
 
 
